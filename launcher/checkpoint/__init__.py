@@ -1,0 +1,1 @@
+"""State that survives: committed checkpoints and exported weights."""

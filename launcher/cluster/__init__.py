@@ -1,0 +1,1 @@
+"""Where a run is carried: this machine now, Slurm later."""

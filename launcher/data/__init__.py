@@ -1,0 +1,1 @@
+"""Rows in, memory-mapped tokens and a sample order out."""

@@ -1,0 +1,56 @@
+"""Errors meant for the user: each knows its exit code and is printed without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_NO_CHECKPOINT = 3
+EXIT_STOPPED = 75  # BSD sysexits EX_TEMPFAIL: "try again", which a scheduler may act on
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input, in the four parts a reader needs to mend it.
+
+    `place` is `file:line`, an override (`--set train.seed=x`) or a path; `key` the dotted recipe or
+    DeepSpeed key (empty where there is none); `message` gives the value seen and the rule it breaks;
+    `cure` says what to write instead.
+    """
+
+    place: str
+    key: str
+    message: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.place}: {self.key}: " if self.key else f"{self.place}: "
+        return f"{head}{self.message}{f' {self.cure}' if self.cure else ''}"
+
+
+class LauncherError(Exception):
+    """The base of all errors a user can act on; `exit_code` is what the process ends with."""
+
+    exit_code = EXIT_FAILED
+
+
+class InputError(LauncherError):
+    """Bad recipe, DeepSpeed config, data, model folder or geometry; carries every problem found."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, problems: Sequence[Problem] | Problem) -> None:
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class NoCheckpointError(LauncherError):
+    """A checkpoint was asked for and none that verifies exists."""
+
+    exit_code = EXIT_NO_CHECKPOINT
+
+
+class TrainingError(LauncherError):
+    """The run can't go on: the message names the step, what was seen and what to change."""

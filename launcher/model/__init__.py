@@ -1,0 +1,1 @@
+"""The model in memory: loaded sharded, quantised, adapted, partly frozen."""

@@ -1,0 +1,99 @@
+"""Every path of a run folder, named once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`runs/<name>/`: what was asked, what was resolved, records, logs, checkpoints, export."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as the user wrote it."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The recipe after `extends`, `--set` and defaults: every key explicit."""
+        return self.root / "resolved.yaml"
+
+    @property
+    def ds_config(self) -> Path:
+        """The DeepSpeed config that the engine gets, every `"auto"` filled."""
+        return self.root / "ds_config.json"
+
+    @property
+    def accelerate(self) -> Path:
+        """The derived `accelerate launch` config."""
+        return self.root / "accelerate.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record per logged step and per evaluation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Start, resume, signal, checkpoint, early stop, failure, finish."""
+        return self.root / "events.jsonl"
+
+    @property
+    def data_report(self) -> Path:
+        """What the data are: counts, lengths, dropped and truncated rows, labels."""
+        return self.root / "data.json"
+
+    @property
+    def summary(self) -> Path:
+        """The outcome of a finished run; its presence means that nothing is left to do."""
+        return self.root / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of `step-NNNNNN/` folders."""
+        return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint taken after optimizer step `step`."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    @property
+    def best(self) -> Path:
+        """Symbolic link to the checkpoint with the best monitored metric."""
+        return self.root / "best"
+
+    @property
+    def latest(self) -> Path:
+        """Symbolic link to the newest committed checkpoint."""
+        return self.root / "latest"
+
+    @property
+    def export(self) -> Path:
+        """Weights for others: safetensors, tokenizer, model card."""
+        return self.root / "export"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained HTML page."""
+        return self.root / "report.html"
+
+    @property
+    def wandb(self) -> Path:
+        """The parent folder of wandb's own files."""
+        return self.root / "wandb"
+
+    def logs(self, attempt: int) -> Path:
+        """The folder of one launch's logs."""
+        return self.root / "logs" / f"{attempt:03d}"
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        """Everything one rank printed in one launch."""
+        return self.logs(attempt) / f"rank-{rank}.log"
+
+    def failure(self, attempt: int, rank: int) -> Path:
+        """JSON of the error that ended one rank: time, rank, host, step, kind, message, traceback."""
+        return self.logs(attempt) / f"failure-rank-{rank}.json"

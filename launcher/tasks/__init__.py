@@ -1,0 +1,1 @@
+"""One file a task: how its rows become tokens, what its loss is, which metrics it reports."""

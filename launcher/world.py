@@ -1,0 +1,41 @@
+"""Where this process stands in the job, read from the environment once.
+
+The variables are those of torchrun and `accelerate launch`:
+https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class World:
+    """The geometry of a job and this rank's place in it."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    num_nodes: int = 1
+    attempt: int = 0
+    """How often the elastic agent restarted the workers before this time."""
+
+    @property
+    def is_main_process(self) -> bool:
+        """True on rank 0, the one rank that writes records and commits checkpoints."""
+        return self.rank == 0
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> World:
+        """Read RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; without them, a world of one."""
+        world_size = int(environ.get("WORLD_SIZE", "1"))
+        per_node = int(environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+        return cls(
+            rank=int(environ.get("RANK", "0")),
+            local_rank=int(environ.get("LOCAL_RANK", "0")),
+            world_size=world_size,
+            num_nodes=max(1, world_size // per_node),
+            attempt=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        )
