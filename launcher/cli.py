@@ -1,0 +1,117 @@
+"""The `launcher` command: one function a verb; it checks, then hands over, and imports no torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher import __version__
+from launcher.errors import LauncherError
+
+app = typer.Typer(
+    name="launcher",
+    help="Fine-tune transformer models that are too large for one card.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe (YAML), or the name of a shipped one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; may be repeated."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, help="Ranks; default: all GPUs, else cluster.cpu_ranks."),
+]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/support-bot.")]
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Fine-tune transformer models that are too large for one card."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None, processes: Processes = None) -> None:
+    """Resolve and validate a recipe with its DeepSpeed config; print the plan of the run."""
+    from launcher.plan.report import print_plan
+    from launcher.recipe.resolve import resolve
+
+    print_plan(resolve(recipe, overrides or (), processes))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the recipe, for editors."""
+    from launcher.recipe.json_schema import recipe_json_schema
+
+    typer.echo(json.dumps(recipe_json_schema(), indent=2))
+
+
+@app.command()
+def prepare(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Tokenise the data once, before any rank starts, and report on them."""
+    from launcher.cluster.local import prepare_data
+
+    raise typer.Exit(prepare_data(recipe, overrides or ()))
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over in a new folder; deletes nothing.")
+    ] = False,
+) -> None:
+    """Train on this machine; the same command again resumes an unfinished run."""
+    from launcher.cluster.local import run_local
+
+    raise typer.Exit(run_local(recipe, overrides or (), processes, fresh=fresh))
+
+
+@app.command()
+def export(
+    run_folder: RunFolder,
+    weights: Annotated[str | None, typer.Option(help="best or last; default: the recipe's.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Fold adapters into the base.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: RUN/export.")] = None,
+) -> None:
+    """Write the weights of a run for others: safetensors, tokenizer and model card, verified."""
+    from launcher.cluster.local import export_run
+
+    raise typer.Exit(export_run(run_folder, weights=weights, merge=merge, out=out))
+
+
+@app.command()
+def report(run_folder: RunFolder) -> None:
+    """Write RUN/report.html: curves, data, throughput and events on one self-contained page."""
+    from launcher.metrics.report import build_report
+    from launcher.run_dir import RunDir
+
+    typer.echo(build_report(RunDir(run_folder)))
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends with its message and exit code, without a traceback."""
+    try:
+        app()
+    except LauncherError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
