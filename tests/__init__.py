@@ -1,0 +1,1 @@
+"""Tests: unit (no processes), ranks (forked gloo + real DeepSpeed), e2e (the real commands)."""
