@@ -1,0 +1,156 @@
+"""The files that outlive everything else: each record is one line, whole over all restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, encode
+from launcher.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What a file of records holds."""
+
+    records: list[dict[str, Any]]
+    bad_lines: tuple[int, ...]
+    """Numbers (from 1) of lines that aren't a JSON object: torn by a kill, usually the last."""
+    is_clean: bool
+    """True if the file can be appended to as it is."""
+
+
+def read_lines(path: Path) -> Lines:
+    """Read a file of records, tolerating torn lines; an absent file has none."""
+    if not path.exists():
+        return Lines([], (), is_clean=True)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    records, bad = [], []
+    for line_number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            bad.append(line_number)
+    return Lines(records, tuple(bad), is_clean=not bad and (not text or text.endswith("\n")))
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What was found in `metrics.jsonl` when a run went on."""
+
+    last_step: int
+    """Highest step that had been recorded before anything was cut; -1 for none."""
+    cut_records: int
+    """Records of steps after the checkpoint: they are about to be trained again."""
+    bad_lines: tuple[int, ...]
+    kept: list[dict[str, Any]]
+    """The history that stays."""
+
+
+def truncate_after(path: Path, step: int) -> Resumed:
+    """Cut `path` down to the records of steps <= `step`, in one atomic replacement.
+
+    A kill at any moment leaves the old file or the new one.
+    """
+    found = read_lines(path)
+    kept = [record for record in found.records if _step(record) <= step]
+    cut = len(found.records) - len(kept)
+    if cut or not found.is_clean:
+        rewrite(path, kept)
+    last_step = max(map(_step, found.records), default=-1)
+    return Resumed(last_step, cut, found.bad_lines, kept)
+
+
+def rewrite(path: Path, records: list[dict[str, Any]]) -> None:
+    """Replace a file of records durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(encode(record) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive too
+    finally:
+        os.close(folder)
+
+
+class JsonlWriter:
+    """Appends to `metrics.jsonl` and `events.jsonl`; every record is flushed on its own.
+
+    Each step stands in the file once per kind: after a resume, an evaluation of a step that is
+    already there is not written again.
+    """
+
+    def __init__(self, run_dir: RunDir, *, resume_step: int) -> None:
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        resumed = truncate_after(run_dir.metrics, resume_step)
+        self.found_step = resumed.last_step
+        """Highest step recorded before anything was cut; -1 for none."""
+        self.bad_metric_lines = resumed.bad_lines
+        events = read_lines(run_dir.events)
+        if not events.is_clean:
+            rewrite(run_dir.events, events.records)
+        self.bad_event_lines = events.bad_lines
+        self._last_step = {
+            "train/loss": _last_step(resumed.kept, is_train=True),
+            "validation": _last_step(resumed.kept, is_train=False),
+        }
+        self._metrics = run_dir.metrics.open("a", encoding="utf-8")
+        self._events = run_dir.events.open("a", encoding="utf-8")
+
+    def train(self, record: TrainRecord) -> None:
+        """Append an optimizer step."""
+        self._append_step("train/loss", record)
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        """Append an evaluation."""
+        self._append_step("validation", record)
+
+    def event(self, event: Event) -> None:
+        """Append to the events."""
+        _append(self._events, event.to_json())
+
+    def sync(self) -> None:
+        """Force everything recorded to the disk: called before a checkpoint is committed."""
+        for file in (self._metrics, self._events):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Force everything to the disk and close the files."""
+        if self._metrics.closed:
+            return
+        self.sync()
+        self._metrics.close()
+        self._events.close()
+
+    def _append_step(self, kind: str, record: TrainRecord | EvaluationRecord) -> None:
+        if record.step <= self._last_step[kind]:
+            return
+        self._last_step[kind] = record.step
+        _append(self._metrics, record.to_json())
+
+
+def _append(file: TextIO, values: dict[str, Any]) -> None:
+    file.write(encode(values) + "\n")
+    file.flush()
+
+
+def _step(record: dict[str, Any]) -> int:
+    return int(record.get("step", -1))
+
+
+def _last_step(records: list[dict[str, Any]], *, is_train: bool) -> int:
+    steps = [_step(record) for record in records if ("train/loss" in record) == is_train]
+    return max(steps, default=-1)
