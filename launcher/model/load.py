@@ -1,0 +1,242 @@
+"""A base model becomes the model that is trained: read, completed, quantised, adapted, sharded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import transformers
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed_config
+
+from launcher.errors import InputError, Problem
+from launcher.model import quantize
+from launcher.model.adapter import add_adapter
+from launcher.model.embeddings import fit_vocabulary, is_tied
+from launcher.model.folder import check_shapes, model_folder, read_headers
+from launcher.model.fresh import DEFAULT_STD, fill_missing
+from launcher.model.recompute import enable_gradient_checkpointing
+from launcher.model.trainable import covering_modules, freeze_all_but, matching
+from launcher.recipe.schema import FreezeMethod, LoraMethod, QloraMethod, Recipe
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model of a run, in eval mode, and what the records say of it."""
+
+    model: PreTrainedModel | PeftModel
+    trainable: tuple[str, ...]
+    """Names of the parameters that are trained."""
+    num_trainable: int
+    """Their elements."""
+    num_total: int
+    """Elements of all parameters, as stored: two 4-bit weights a byte."""
+    new_tensors: tuple[str, ...]
+    """Names in the base model of what its checkpoint lacks, or whose rows were added."""
+
+
+def load_model(
+    recipe: Recipe,
+    *,
+    auto_class: str,
+    head_patterns: tuple[str, ...],
+    labels: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    zero_stage: int,
+    device: torch.device,
+) -> LoadedModel:
+    """Return the model that the recipe trains; every rank calls this, with the same arguments.
+
+    Under ZeRO-3 the Accelerator (with its DeepSpeed plugin) must exist before, so that parameters
+    are partitioned while they are read; 4-bit and 8-bit weights are partitioned right afterwards.
+    Raises InputError for a broken model folder and for names that match nothing.
+    """
+    folder = model_folder(recipe.model.path, recipe.model.revision)
+    config = read_config(folder, labels, tokenizer)
+    outline = skeleton(auto_class, config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    check_shapes(folder, read_headers(folder), shapes, outline.base_model_prefix)
+    heads = covering_modules(shapes, matching(shapes, head_patterns)) if labels else []
+
+    model, missing = _read_weights(recipe, auto_class, folder, outline, heads, zero_stage, device)
+    std = getattr(config.get_text_config(), "initializer_range", None) or DEFAULT_STD
+    fill_missing(model, missing, recipe.run.seed, std)
+    grown = fit_vocabulary(model, len(tokenizer), add_tokens=recipe.model.add_tokens)
+    # Generation wants the cache of keys and values; training and validation would only fill it.
+    model.config.use_cache = False
+    if recipe.model.gradient_checkpointing:
+        enable_gradient_checkpointing(model, input_gradients=isinstance(recipe.method, LoraMethod))
+    trained: PreTrainedModel | PeftModel = model
+    if isinstance(recipe.method, FreezeMethod):
+        _freeze(model, recipe.method, head_patterns, missing, grown)
+    elif isinstance(recipe.method, LoraMethod):
+        saved = _saved_modules(model, heads, missing, grown)
+        trained = add_adapter(
+            model,
+            recipe.method,
+            auto_class=auto_class,
+            saved_modules=saved,
+            new_token_ids=tokenizer.convert_tokens_to_ids(list(recipe.model.add_tokens)),
+            seed=recipe.run.seed,
+            dtype=getattr(torch, recipe.model.dtype),
+        )
+    if zero_stage == 3:
+        # Quantised weights and adapters were made whole; from here on no rank holds any tensor.
+        deepspeed.zero.Init(module=trained, config_dict_or_path=deepspeed_config())
+    return _describe(trained, (*missing, *grown))
+
+
+def read_config(
+    folder: Path, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedConfig:
+    """Read config.json and write the labels and the padding token into it."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise _unreadable(folder, error) from error
+    if labels:
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    if config.get_text_config().pad_token_id is None:
+        # A classifier on a decoder finds the last token of a row by it.
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return config
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    path = folder / "config.json"
+    try:
+        code = json.loads(path.read_text(encoding="utf-8")).get("auto_map")
+    except (OSError, ValueError, AttributeError):
+        code = None
+    if code:
+        return InputError(
+            Problem(
+                str(path),
+                "model.path",
+                f"the model needs code shipped in its folder ({code}), which is never run.",
+                "Use a model whose architecture transformers has.",
+            )
+        )
+    return InputError(Problem(str(path), "model.path", f"can't be read: {error}"))
+
+
+def skeleton(auto_class: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the model without weights (on the meta device): its modules, names and shapes."""
+    mapping = getattr(transformers, auto_class)._model_mapping
+    if type(config) not in mapping:
+        raise InputError(
+            Problem(
+                "recipe",
+                "model.task",
+                f"a {config.model_type} model can't do this task: transformers has no "
+                f"{auto_class} for it.",
+            )
+        )
+    # The class itself, not from_config: that would partition an empty model under ZeRO-3.
+    with torch.device("meta"):
+        model: PreTrainedModel = mapping[type(config)](config)
+    return model
+
+
+def _read_weights(
+    recipe: Recipe,
+    auto_class: str,
+    folder: Path,
+    outline: PreTrainedModel,
+    heads: Sequence[str],
+    zero_stage: int,
+    device: torch.device,
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """Run from_pretrained; return the model and the names of the tensors the checkpoint lacks."""
+    dtype: torch.dtype = getattr(torch, recipe.model.dtype)
+    options: dict[str, Any] = {}
+    if recipe.model.attention != "auto":
+        options["attn_implementation"] = recipe.model.attention
+    if isinstance(recipe.method, QloraMethod):
+        output_layer = module_name(outline, outline.get_output_embeddings())
+        skip = [*heads, *recipe.method.modules_to_save, *output_layer]
+        options["quantization_config"] = quantize.quantization_config(recipe.method, dtype, skip)
+    if zero_stage != 3:
+        # One device a rank: "auto" would spread a model over the devices of the other ranks.
+        options["device_map"] = {"": device}
+    try:
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            folder,
+            config=outline.config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except (ImportError, ValueError) as error:
+        raise InputError(Problem(str(folder), "model", f"can't be loaded: {error}")) from error
+    tied = getattr(model, "all_tied_weights_keys", {})
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    missing = tuple(sorted(n for n in info["missing_keys"] if n in parameters and n not in tied))
+    if isinstance(recipe.method, QloraMethod):
+        quantize.refuse_new_quantized(model, missing)
+        quantize.prepare_quantized(model)
+    return model, missing
+
+
+def _freeze(
+    model: PreTrainedModel,
+    method: FreezeMethod,
+    head_patterns: tuple[str, ...],
+    missing: Sequence[str],
+    grown: Sequence[str],
+) -> None:
+    """Train the head and what the checkpoint lacks, or exactly what the recipe names."""
+    if method.trainable is None:
+        freeze_all_but(model, head_patterns, key="model.task", always=missing)
+    else:
+        freeze_all_but(model, method.trainable, key="method.trainable")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    frozen = [name for name in (*missing, *grown) if not parameters[name].requires_grad]
+    if frozen:
+        # A tensor that starts from nothing and stays there is never what was meant.
+        raise InputError(
+            Problem(
+                "recipe",
+                "method.trainable",
+                f"{', '.join(frozen)} would keep initial values: the base checkpoint lacks them.",
+                "Add them to method.trainable.",
+            )
+        )
+
+
+def _saved_modules(
+    model: PreTrainedModel, heads: Sequence[str], missing: Sequence[str], grown: Sequence[str]
+) -> list[str]:
+    """Return the modules that adapters leave alone and that are trained in full instead."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    output_layer = [] if is_tied(model) else module_name(model, model.get_output_embeddings())
+    grown_output = [m for m in output_layer if any(name.startswith(f"{m}.") for name in grown)]
+    return list(dict.fromkeys([*heads, *covering_modules(names, missing), *grown_output]))
+
+
+def module_name(model: PreTrainedModel, wanted: torch.nn.Module | None) -> list[str]:
+    """Return the full name of a module, as a list; empty for None."""
+    return [name for name, module in model.named_modules() if module is wanted]
+
+
+def _describe(model: PreTrainedModel | PeftModel, new_tensors: tuple[str, ...]) -> LoadedModel:
+    sizes = {n: int(getattr(p, "ds_numel", p.numel())) for n, p in model.named_parameters()}
+    trainable = tuple(name for name, p in model.named_parameters() if p.requires_grad)
+    return LoadedModel(
+        model=model,
+        trainable=trainable,
+        num_trainable=sum(sizes[name] for name in trainable),
+        num_total=sum(sizes.values()),
+        new_tensors=new_tensors,
+    )
