@@ -58,7 +58,10 @@ def add_adapter(
         if parameter.requires_grad:
             _unify(name, parameter, seed, dtype)
     _declare_dora_weights(adapted)
-    return adapted
+    if config.modules_to_save:
+        # peft appends its own names of classification heads, whether they are there already or not.
+        config.modules_to_save = sorted(set(config.modules_to_save))
+    return adapted.eval()
 
 
 def _unify(name: str, parameter: nn.Parameter, seed: int, dtype: torch.dtype) -> None:

@@ -22,7 +22,7 @@ from launcher.model.embeddings import fit_vocabulary, is_tied
 from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
 from launcher.model.recompute import enable_gradient_checkpointing
-from launcher.model.trainable import covering_modules, freeze_all_but, matching
+from launcher.model.trainable import check_patterns, covering_modules, freeze_all_but, matching
 from launcher.recipe.schema import FreezeMethod, LoraMethod, QloraMethod, Recipe
 
 
@@ -198,9 +198,10 @@ def _freeze(
 ) -> None:
     """Train the head and what the checkpoint lacks, or exactly what the recipe names."""
     if method.trainable is None:
-        freeze_all_but(model, head_patterns, key="model.task", always=missing)
+        freeze_all_but(model, head_patterns, always=missing)
     else:
-        freeze_all_but(model, method.trainable, key="method.trainable")
+        check_patterns(model, method.trainable, "method.trainable")
+        freeze_all_but(model, method.trainable)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     frozen = [name for name in (*missing, *grown) if not parameters[name].requires_grad]
     if frozen:

@@ -27,10 +27,18 @@ def nearest(wanted: str, names: Iterable[str]) -> str:
 
 
 def freeze_all_but(
-    model: nn.Module, patterns: Sequence[str], *, key: str, always: Sequence[str] = ()
+    model: nn.Module, patterns: Sequence[str], *, always: Sequence[str] = ()
 ) -> None:
-    """Train only what `patterns` and `always` name; each of `patterns` must match something."""
-    names = [name for name, _ in model.named_parameters()]
+    """Train only what `patterns` and `always` name; a tied tensor answers to each of its names."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    trained = {id(named[name]) for name in (*matching(named, patterns), *always)}
+    for parameter in named.values():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
+def check_patterns(model: nn.Module, patterns: Sequence[str], key: str) -> None:
+    """Raise one InputError for all patterns that match no parameter."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     problems = [
         Problem(
             "recipe",
@@ -43,9 +51,6 @@ def freeze_all_but(
     ]
     if problems:
         raise InputError(problems)
-    trained = set(matching(names, patterns)) | set(always)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
 
 
 def covering_modules(names: Iterable[str], chosen: Iterable[str]) -> list[str]:
