@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
+
+from rich.console import Console
 
 from launcher.metrics.console import ConsoleWriter
 from launcher.metrics.jsonl import JsonlWriter
@@ -78,15 +80,18 @@ def open_recorder(
     wandb_run_id: str,
     has_wandb_key: bool,
     is_main_process: bool = True,
+    terminal: TextIO | None = None,
 ) -> Recorder:
     """Open the records of a run at `resume_step` (0: a new one), cutting what lies after it.
 
-    `wandb_run_id` is kept in the checkpoints, so that all restarts are one wandb run.
+    `wandb_run_id` is kept in the run folder, so that all restarts are one wandb run. `terminal` is
+    where progress is shown; standard output if absent.
     """
     if not is_main_process:
         return Recorder()
     jsonl = JsonlWriter(run_dir, resume_step=resume_step)
-    console = ConsoleWriter(recipe.run.name, total_steps=total_steps)
+    screen = Console(file=terminal, highlight=False)
+    console = ConsoleWriter(recipe.run.name, total_steps=total_steps, console=screen)
     recorder = Recorder([jsonl, console], step=resume_step)
     for name, bad_lines in (
         (run_dir.metrics.name, jsonl.bad_metric_lines),
