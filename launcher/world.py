@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class World:
     num_nodes: int = 1
     attempt: int = 0
     """How often the elastic agent restarted the workers before this time."""
+    log_dir: Path | None = None
+    """Folder for this launch's logs; None where the processes were started by hand."""
 
     @property
     def is_main_process(self) -> bool:
@@ -38,4 +41,13 @@ class World:
             world_size=world_size,
             num_nodes=max(1, world_size // per_node),
             attempt=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            log_dir=Path(environ["LAUNCHER_LOG_DIR"]) if "LAUNCHER_LOG_DIR" in environ else None,
         )
+
+
+def has_wandb_key(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether wandb could log in: a key in the environment or in the user's netrc file."""
+    if environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
