@@ -1,0 +1,52 @@
+# Three commands, each from nothing: they make .venv and install what they need on the first call.
+#   make quickstart   fine-tune a real model on this machine
+#   make test         all tests
+#   make check        format, lint, types, layers
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart assets test check format
+
+help:
+	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)
+
+# torch goes in first and alone: pip's settings then decide which build it is, and everything after
+# is resolved against that. The quickstart's packages go in without their dependencies, which would
+# be a second inference engine.
+$(INSTALLED): pyproject.toml constraints.txt quickstart/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; use: make PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	  "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	  -r quickstart/requirements.txt
+	@touch $@
+
+assets: $(INSTALLED)
+	$(BIN)/python quickstart/assets.py
+
+quickstart: assets
+	$(BIN)/launcher run recipes/quickstart.yaml
+	$(BIN)/python quickstart/show.py
+
+# Tests that start processes share one worker and run one after another; unit tests use the other.
+test: $(INSTALLED)
+	@tests/system_packages.sh
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

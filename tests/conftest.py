@@ -1,0 +1,116 @@
+"""What all tests share: one thread, no network, clean variables, real weights, honest skips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Set before torch, tokenizers or the hub's library is imported; processes that tests start inherit
+# them. One OpenMP thread: a forked rank whose parent has run a thread pool hangs in its first
+# tensor operation.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    GLOO_SOCKET_IFNAME="lo",
+    DS_ACCELERATOR="cpu",
+    TOKENIZERS_PARALLELISM="false",
+)
+for _name in [name for name in os.environ if name.startswith(("WANDB_", "ACCELERATE_", "PET_"))]:
+    del os.environ[_name]
+
+import pytest
+
+from quickstart import assets
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROCESS_TIERS = (REPOSITORY / "tests" / "ranks", REPOSITORY / "tests" / "e2e")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep tests that start processes on one worker; take out GPU tests where there is no GPU."""
+    for item in items:
+        if _starts_processes(item):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_items and not _has_gpu():
+        config.hook.pytest_deselected(items=gpu_items)
+        items[:] = [item for item in items if item not in gpu_items]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """With CI=true a skipped test is a failure: what CI doesn't run isn't known to work."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI=true doesn't allow: {report.longrepr}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say loudly what was not run."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section("NOT EVERYTHING WAS TESTED", sep="!", red=True, bold=True)
+        for report in skipped:
+            terminalreporter.line(f"{report.nodeid}: {report.longrepr[-1]}")
+
+
+@pytest.fixture(scope="session")
+def deepspeed_ops() -> None:
+    """Compile DeepSpeed's CPU communication operator (15-30 s once; cached between runs)."""
+    import torch
+    from deepspeed.comm.torch import build_shm_op
+
+    torch.set_num_threads(1)
+    build_shm_op()
+
+
+@pytest.fixture(autouse=True)
+def _operators_before_ranks(request: pytest.FixtureRequest) -> None:
+    """Two ranks that compile at once run into their timeouts, so compile before the first."""
+    if _starts_processes(request.node):
+        request.getfixturevalue("deepspeed_ops")
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """MiniLM-L6, a real 22M parameter BERT encoder without a classification head."""
+    return assets.minilm(assets.FOLDER)
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir() -> Path:
+    """SmolLM2-135M-Instruct: 30 Llama layers, tied embeddings, chat template."""
+    return assets.smollm2(assets.FOLDER)
+
+
+@pytest.fixture(scope="session")
+def smollm2_cut_dir() -> Path:
+    """The same with its first 4 layers only: real weights at a fraction of the compute."""
+    return assets.smollm2_cut(assets.FOLDER, num_layers=4)
+
+
+@pytest.fixture(scope="session")
+def topics_dir() -> Path:
+    """`train.jsonl` and `validation.jsonl` with text and label: the topic of a conversation."""
+    return assets.topics(assets.FOLDER)
+
+
+@pytest.fixture(scope="session")
+def chats_dir() -> Path:
+    """`train.jsonl` and `validation.jsonl` with messages: the conversations as chats."""
+    return assets.chats(assets.FOLDER)
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(tier) for tier in PROCESS_TIERS)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

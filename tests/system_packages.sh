@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Installs the programs that tests need and pip can't bring, where this machine lets us.
+# A test whose program is still missing is skipped, and named at the end of the run.
+set -euo pipefail
+
+have_compiler() { command -v g++ >/dev/null; }
+have_browser() { command -v chromium >/dev/null || command -v google-chrome >/dev/null; }
+
+missing=()
+have_compiler || missing+=(g++)
+have_browser || missing+=(chromium)
+((${#missing[@]})) || exit 0
+
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && grep -q debian /etc/os-release; then
+  echo "installing ${missing[*]} with apt-get"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    echo "apt-get could not install ${missing[*]}: tests that need them will be skipped"
+else
+  echo "not installed: ${missing[*]} (needs root on Debian); tests that need them will be skipped"
+fi
