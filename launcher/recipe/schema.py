@@ -21,9 +21,13 @@ Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class Section(BaseModel):
-    """What all sections share: unknown keys are errors, values can't change, docstrings describe."""
+    """What all sections share: unknown keys are errors, values can't change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    The text beneath a key is its documentation; `json_schema` collects it when it is asked for, as
+    pydantic's own option to do so would double the time of every command.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RunSection(Section):

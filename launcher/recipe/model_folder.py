@@ -1,0 +1,64 @@
+"""What a local model folder says about itself in config.json, read without transformers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import InputError, Problem
+from launcher.recipe.finding import Place
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Numbers out of a model's config.json; None where it has no such entry."""
+
+    folder: Path
+    config: dict[str, Any]
+    hidden_size: int | None
+    max_positions: int | None
+
+
+def read_model_facts(path: str, place: Place) -> ModelFacts | None:
+    """Return the facts of a local model folder; None for a hub name.
+
+    Raises `InputError` where a path that can't be a hub name doesn't exist, or config.json is
+    missing or not JSON.
+    """
+    folder, where = Path(path).expanduser(), place("model.path")
+    if not folder.is_dir():
+        if path.startswith((".", "/", "~")):
+            raise InputError(Problem(where, "model.path", f"no such folder: {path}."))
+        return None
+    config = _read_config(folder / "config.json", where)
+    text = config.get("text_config", config)
+    text = text if isinstance(text, dict) else config
+    return ModelFacts(
+        folder=folder,
+        config=config,
+        hidden_size=_integer(text, "hidden_size", "n_embd", "d_model"),
+        max_positions=_integer(text, "max_position_embeddings", "n_positions"),
+    )
+
+
+def _read_config(path: Path, place: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"{path} is missing, so {path.parent} is not a model folder."
+        raise InputError(Problem(place, "model.path", message)) from error
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(place, "model.path", f"{path} can't be read: {error}.")) from error
+    if not isinstance(config, dict):
+        raise InputError(Problem(place, "model.path", f"{path}: expected object."))
+    return config
+
+
+def _integer(config: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
