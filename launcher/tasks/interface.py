@@ -1,12 +1,11 @@
-"""What the rest of the launcher needs to know of a task; a new task is one file that offers this."""
+"""What the launcher needs to know of a task; a new task is one file that offers this."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from launcher.data.rows import Encoded
+from launcher.data.rows import Encoder
 from launcher.recipe.schema import Recipe, TaskName
 
 if TYPE_CHECKING:
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = dict[str, "Tensor"]
-"""`input_ids`, `attention_mask` (micro_batch_size, length), `loss_mask` (same, bool), `label`
-(micro_batch_size,) and `row_mask` (micro_batch_size,) bool: False on rows that only fill a batch."""
+"""`input_ids`, `attention_mask` (micro_batch_size, length), `loss_mask` (same, bool), `label` and
+`row_mask` (micro_batch_size,); `row_mask` is bool: False on rows that only fill a batch."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Task(Protocol):
 
     def encoder(
         self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]
-    ) -> Callable[[Mapping[str, Any]], Encoded]:
-        """Return the function that turns one row into tokens; it raises `RowError` on a bad row."""
+    ) -> Encoder:
+        """Return what turns a batch of rows into tokens; a bad row gives a `RowError`."""
 
     def forward(self, model: nn.Module, batch: Batch) -> TaskOutput:
         """Run the model; rows with `row_mask` False and tokens without target count nothing."""

@@ -1,0 +1,169 @@
+"""Rows of JSONL, JSON, CSV and plain text files; what can't be read is named by line and byte."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from launcher.data.rows import Row
+from launcher.errors import Problem
+
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"version https://git-lfs": "a pointer of git-lfs (run `git lfs pull`)",
+    codecs.BOM_UTF16_LE: "UTF-16 text (convert it to UTF-8)",
+    codecs.BOM_UTF16_BE: "UTF-16 text (convert it to UTF-8)",
+}
+
+Line = tuple[int, str]
+"""Number, from 1, and text without its end."""
+
+
+def read_jsonl(path: Path) -> Iterator[Row | Problem]:
+    """Yield one row per line; blank lines are skipped."""
+    for line in _lines(path):
+        if isinstance(line, Problem):
+            yield line
+            continue
+        number, text = line
+        if not text.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            yield Problem(place, "", f"not JSON: {error.msg} at column {error.colno}.")
+        except RecursionError:
+            yield Problem(place, "", "JSON that is nested too deeply.")
+        else:
+            yield _object(place, value)
+
+
+def read_json(path: Path) -> Iterator[Row | Problem]:
+    """Yield the objects of one array; a file of one object per line is read as JSONL."""
+    lines = list(_lines(path))
+    problems = [line for line in lines if isinstance(line, Problem)]
+    texts = [line[1] for line in lines if not isinstance(line, Problem)]
+    if problems:
+        yield from problems
+        return
+    first = next((text.strip() for text in texts if text.strip()), "")
+    if not first.startswith("["):
+        yield from read_jsonl(path)
+        return
+    try:
+        values = json.loads("\n".join(texts))
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}"
+        yield Problem(place, "", f"not JSON: {error.msg} at column {error.colno}.")
+        return
+    yield from (_object(f"{path}:row {i}", value) for i, value in enumerate(values, start=1))
+
+
+def read_csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
+    """Yield one row per record; the first line names the columns. All values are strings."""
+    csv.field_size_limit(sys.maxsize)  # the default refuses documents beyond 128 KiB
+    broken: list[Problem] = []
+    reader = csv.reader(_texts(path, broken), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    line = 0
+    try:
+        for fields in reader:
+            place, line = f"{path}:{line + 1}", reader.line_num
+            if not names:
+                names = fields
+                if len(set(names)) < len(names):
+                    yield Problem(place, "", f"column names occur twice: {', '.join(names)}.")
+                    return
+            elif len(fields) == len(names):
+                yield Row(place, dict(zip(names, fields, strict=True)))
+            elif fields:
+                seen, needed = len(fields), len(names)
+                yield Problem(place, "", f"{seen} fields, but the first line names {needed}.")
+    except csv.Error as error:
+        yield Problem(f"{path}:{reader.line_num}", "", f"not CSV: {error}.")
+    yield from broken
+
+
+def read_lines(path: Path, column: str) -> Iterator[Row | Problem]:
+    """Yield one row per non-empty line, in `column`."""
+    for line in _lines(path):
+        if isinstance(line, Problem):
+            yield line
+        elif line[1].strip():
+            yield Row(f"{path}:{line[0]}", {column: line[1]})
+
+
+def _object(place: str, value: Any) -> Row | Problem:
+    if isinstance(value, dict):
+        return Row(place, value)
+    return Problem(place, "", f"a row must be an object, not a {type(value).__name__}.")
+
+
+def _texts(path: Path, broken: list[Problem]) -> Iterator[str]:
+    """Yield lines with their ends, up to the first that can't be decoded."""
+    for line in _lines(path):
+        if isinstance(line, Problem):
+            broken.append(line)
+            return
+        yield line[1] + "\n"
+
+
+def _lines(path: Path) -> Iterator[Line | Problem]:
+    """Yield decoded lines; a problem takes the place of a line that is not UTF-8."""
+    wrong = _wrong_type(path)
+    if wrong is not None:
+        yield wrong
+        return
+    offset = 0
+    try:
+        with _open(path) as file:
+            for number, raw in enumerate(file, start=1):
+                text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                yield _decoded(f"{path}:{number}", number, text, offset + len(raw) - len(text))
+                offset += len(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        yield Problem(str(path), "", f"can't be read beyond byte {offset}: {error}")
+
+
+def _decoded(place: str, number: int, raw: bytes, offset: int) -> Line | Problem:
+    if b"\0" in raw:
+        return Problem(place, "", f"a NUL byte at byte {offset + raw.index(0)} of the file.")
+    try:
+        return number, raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        byte = f"0x{raw[error.start]:02x} at byte {offset + error.start} of the file"
+        return Problem(place, "", f"not UTF-8: {byte}.", "Convert the file to UTF-8.")
+
+
+def _wrong_type(path: Path) -> Problem | None:
+    """Tell what a file is that isn't what its name says."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        return Problem(str(path), "", f"can't be read: {error.strerror}.")
+    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "text")
+    zipped = path.suffix.lower() == ".gz"
+    if zipped and found != "gzip":
+        return Problem(str(path), "", f"named .gz, but holds {found}.")
+    if not zipped and found != "text":
+        return Problem(str(path), "", f"named {path.suffix}, but holds {found}.")
+    return None
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb")

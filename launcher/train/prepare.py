@@ -1,0 +1,156 @@
+"""Prepares a recipe's data before any rank starts; ranks then only open what lies there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from launcher.data import report, store
+from launcher.data.build import Limits, Split, count_rows, label_names, write_splits
+from launcher.data.cache import TokenCache
+from launcher.data.labels import sorted_names
+from launcher.data.read import find_parts
+from launcher.data.rows import Part
+from launcher.data.sampler import held_out
+from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
+from launcher.errors import InputError, Problem
+from launcher.recipe.schema import Recipe
+from launcher.tasks.registry import task_for
+
+Parts = dict[Split, list[Part]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a rank needs to know of the data."""
+
+    train: TokenCache
+    validation: TokenCache | None
+    tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...]
+    """Class names in the order of their indices; empty for tasks without classes."""
+    report: dict[str, Any]
+    """What the data are, as JSON."""
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Open the recipe's prepared data, building them first if they aren't there.
+
+    Raises `InputError` for sources, rows, labels or a tokenizer that can't be used.
+    """
+    loaded, parts, key = _inputs(recipe)
+    cache_dir = Path(recipe.data.cache_dir)
+    stored = store.find(cache_dir, key)
+    if stored is None:
+        with store.new_folder(cache_dir, key) as folder:
+            stored = store.commit(folder, _build(recipe, loaded, parts, folder))
+    return _open(recipe, loaded, stored)
+
+
+def open_prepared(recipe: Recipe) -> Prepared:
+    """Open what `prepare` built; raises `InputError` if it did not, or not from these data."""
+    loaded, _, key = _inputs(recipe)
+    stored = store.find(Path(recipe.data.cache_dir), key)
+    if stored is None:
+        message = "these data with these settings are not prepared."
+        place = str(Path(recipe.data.cache_dir) / key)
+        raise InputError(Problem(place, "data", message, "Run `launcher prepare` first."))
+    return _open(recipe, loaded, stored)
+
+
+def _inputs(recipe: Recipe) -> tuple[LoadedTokenizer, Parts, str]:
+    data, cache_dir = recipe.data, Path(recipe.data.cache_dir)
+    loaded = load_tokenizer(recipe.model)
+    parts: Parts = {"train": find_parts(data.train, data.columns, "data.train", cache_dir)}
+    if data.validation:
+        parts["validation"] = find_parts(
+            data.validation, data.columns, "data.validation", cache_dir
+        )
+    settings = {
+        "parts": {
+            # the name's end decides how the bytes are read
+            name: [[Path(part.name).suffixes[-2:], part.digest()] for part in its_parts]
+            for name, its_parts in parts.items()
+        },
+        "tokenizer": loaded.digest,
+        "columns": data.columns.model_dump(),
+        "max_seq_len": data.max_seq_len,
+        "overlong": data.overlong,
+        "task": recipe.model.task,
+        "labels": recipe.model.labels,
+        "held_out": [data.validation_fraction, recipe.run.seed]
+        if data.validation_fraction
+        else None,
+    }
+    return loaded, parts, store.key_of(settings)
+
+
+def _build(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, folder: Path) -> dict[str, Any]:
+    tokenizer = loaded.tokenizer
+    labels = _labels(recipe, parts["train"])
+    control_ids = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
+    counts, writers = write_splits(
+        folder,
+        dict(parts),
+        _held_out(recipe, parts["train"]),
+        task_for(recipe.model.task).encoder(recipe, tokenizer, labels),
+        Limits(recipe.data.max_seq_len, recipe.data.overlong),
+        control_ids,
+    )
+    caches = {name: TokenCache(folder / name) for name in counts}
+    repeated = report.duplicates(writers)
+    return {
+        "labels": labels,
+        "report": {
+            "task": recipe.model.task,
+            **{name: report.split_report(caches[name], counts[name], labels) for name in caches},
+            **repeated,
+            "warnings": report.warnings(counts, repeated, len(caches["train"])),
+            "sample": report.decoded_sample(caches["train"], tokenizer, labels),
+        },
+    }
+
+
+def _labels(recipe: Recipe, parts: list[Part]) -> tuple[str, ...]:
+    if recipe.model.task != "sequence-classification":
+        return ()
+    given = recipe.model.labels
+    labels = given or sorted_names(label_names(parts, recipe.data.columns.label))
+    if len(set(labels)) < max(2, len(labels)):
+        key = "model.labels" if given else "data.columns.label"
+        place = "recipe" if given else ", ".join(part.name for part in parts)
+        message = f"the classes are {', '.join(labels) or 'none'}; need at least 2, all different."
+        raise InputError(Problem(place, key, message))
+    return labels
+
+
+def _held_out(recipe: Recipe, parts: list[Part]) -> list[int]:
+    fraction = recipe.data.validation_fraction
+    if fraction is None:
+        return []
+    rows: list[int] = held_out(count_rows(parts), fraction, recipe.run.seed).tolist()
+    return rows
+
+
+def _open(recipe: Recipe, loaded: LoadedTokenizer, stored: store.Stored) -> Prepared:
+    train = TokenCache(stored.folder / "train")
+    has_validation = (stored.folder / "validation").is_dir()
+    found = dict(stored.meta["report"])
+    found["notes"] = list(loaded.notes)
+    found["cache"] = str(stored.folder)
+    if len(train) < recipe.train.global_batch_size:
+        few = (
+            f"{len(train)} training rows are fewer than train.global_batch_size "
+            f"{recipe.train.global_batch_size}: every step is one whole epoch."
+        )
+        found["warnings"] = [*found["warnings"], few]
+    return Prepared(
+        train=train,
+        validation=TokenCache(stored.folder / "validation") if has_validation else None,
+        tokenizer=loaded.tokenizer,
+        labels=tuple(stored.meta["labels"]),
+        report=found,
+    )
