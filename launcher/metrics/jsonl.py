@@ -47,8 +47,6 @@ def read_lines(path: Path) -> Lines:
 class Resumed:
     """What was found in `metrics.jsonl` when a run went on."""
 
-    last_step: int
-    """Highest step that had been recorded before anything was cut; -1 for none."""
     cut_records: int
     """Records of steps after the checkpoint: they are about to be trained again."""
     bad_lines: tuple[int, ...]
@@ -66,8 +64,7 @@ def truncate_after(path: Path, step: int) -> Resumed:
     cut = len(found.records) - len(kept)
     if cut or not found.is_clean:
         rewrite(path, kept)
-    last_step = max(map(_step, found.records), default=-1)
-    return Resumed(last_step, cut, found.bad_lines, kept)
+    return Resumed(cut, found.bad_lines, kept)
 
 
 def rewrite(path: Path, records: list[dict[str, Any]]) -> None:
@@ -95,8 +92,6 @@ class JsonlWriter:
     def __init__(self, run_dir: RunDir, *, resume_step: int) -> None:
         run_dir.root.mkdir(parents=True, exist_ok=True)
         resumed = truncate_after(run_dir.metrics, resume_step)
-        self.found_step = resumed.last_step
-        """Highest step recorded before anything was cut; -1 for none."""
         self.bad_metric_lines = resumed.bad_lines
         events = read_lines(run_dir.events)
         if not events.is_clean:

@@ -107,7 +107,7 @@ def open_recorder(
                 recipe,
                 run_id=wandb_run_id,
                 has_key=has_wandb_key,
-                logged_step=jsonl.found_step,
+                resume_step=resume_step,
                 on_trouble=lambda message: recorder.event("warning", message=message),
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import queue
 import threading
@@ -10,7 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.metrics.record import EvaluationRecord, Event, TrainRecord
+from launcher.metrics.jsonl import read_lines
+from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, number
+from launcher.metrics.wandb_files import last_logged_step
 from launcher.recipe.schema import Recipe, WandbSection
 from launcher.run_dir import RunDir
 
@@ -36,16 +39,17 @@ PRIVATE_SETTINGS: Mapping[str, Any] = {
     "x_executable": "",
     "x_save_requirements": False,
 }
+FLUSH_SECONDS = 1.0  # what a kill may cost wandb's offline file
 
-Row = tuple[int, dict[str, Any]]
+Row = dict[str, Any]
 
 
 class WandbWriter:
     """Hands rows to wandb's thread; full queues and errors lose rows there, never time here.
 
-    One run stays one run: its id is given by the caller and kept over restarts, and rows of steps
-    up to `logged_step`, which an earlier attempt has sent, are not sent again. (Online, the server
-    knows better and is asked.) `on_trouble` is called at most once, on the caller's thread.
+    One run stays one run: its id is given by the caller and kept over restarts. After a resume at
+    `resume_step`, wandb is asked which steps it holds; what it lacks is sent from `metrics.jsonl`,
+    and what it has is not sent again. `on_trouble` is called at most once, on the caller's thread.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class WandbWriter:
         *,
         run_id: str,
         has_key: bool,
-        logged_step: int,
+        resume_step: int,
         on_trouble: Callable[[str], None],
         queue_size: int = QUEUE_SIZE,
         finish_seconds: float = FINISH_SECONDS,
@@ -64,24 +68,30 @@ class WandbWriter:
         self._queue: queue.Queue[Row | None] = queue.Queue(queue_size)
         self._finish_seconds = finish_seconds
         self._on_trouble = on_trouble
-        self._logged_step = logged_step
+        self._run_dir = run_dir
+        self._run_id = run_id
+        self._resume_step = resume_step
         self._mode = wandb_mode(recipe.logging.wandb, has_key)
         self._exit_code = 0
         self._lost_rows = 0
         self._error = ""
         self._is_reported = False
         self._arguments = init_arguments(recipe, run_dir.wandb.parent, run_id, self._mode)
-        self._settings = {**PRIVATE_SETTINGS, "finish_timeout": finish_seconds}
+        self._settings = {
+            **PRIVATE_SETTINGS,
+            "finish_timeout": finish_seconds,
+            "x_transaction_log_flush_interval": FLUSH_SECONDS,
+        }
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
     def train(self, record: TrainRecord) -> None:
         """Queue an optimizer step."""
-        self._put(record.step, record.to_json())
+        self._put(record.to_json())
 
     def evaluation(self, record: EvaluationRecord) -> None:
         """Queue an evaluation; it joins the row of its step."""
-        self._put(record.step, record.to_json())
+        self._put(record.to_json())
 
     def event(self, event: Event) -> None:
         """Remember a failure, which marks the wandb run; events themselves stay in the files."""
@@ -94,22 +104,25 @@ class WandbWriter:
     def close(self) -> None:
         """Let wandb finish, for a few seconds at most; what it can't send by then stays behind."""
         deadline = time.monotonic() + self._finish_seconds
-        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-            try:
-                self._queue.put(None, timeout=min(left, 0.1))
-                break
-            except queue.Full:
-                continue
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=self._finish_seconds)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._lost_rows += self._queue.qsize()
-            self._error = self._error or f"it did not finish within {self._finish_seconds:g} s"
+            self._abandon()
         self._report()
 
-    def _put(self, step: int, values: dict[str, Any]) -> None:
+    def _abandon(self) -> None:
+        """Drop what is queued, so that the thread ends should wandb ever come back."""
+        self._error = self._error or f"it did not finish within {self._finish_seconds:g} s"
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._lost_rows += self._queue.get_nowait() is not None
+        self._queue.put_nowait(None)
+
+    def _put(self, values: Row) -> None:
         if self._thread.is_alive():
             try:
-                self._queue.put_nowait((step, values))
+                self._queue.put_nowait(values)
             except queue.Full:
                 self._lost_rows += 1
                 self._error = self._error or "it is too slow or blocked"
@@ -131,34 +144,51 @@ class WandbWriter:
 
     def _work(self) -> None:
         try:
-            run = self._start()
-            self._log_all(run)
+            wandb = importlib.import_module("wandb")
+            run = self._start(wandb)
+            logged_step = self._logged_step(run)
+            self._log_history(run, logged_step)
+            self._log_new(run, logged_step)
             run.finish(exit_code=self._exit_code)
+            wandb.teardown()  # returns when its process has written all that it will
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
             self._note(error)
 
-    def _start(self) -> Any:
-        wandb = importlib.import_module("wandb")
+    def _start(self, wandb: Any) -> Any:
         known = set(wandb.Settings.model_fields)
         settings = {key: value for key, value in self._settings.items() if key in known}
         run = wandb.init(**self._arguments, settings=wandb.Settings(**settings))
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
-        if self._mode == "online":
-            self._logged_step = run.step - 1  # of a resumed run, the first step it has no row for
         return run
 
-    def _log_all(self, run: Any) -> None:
+    def _logged_step(self, run: Any) -> int:
+        """Return the last step that wandb holds of this run; -1 for none."""
+        if self._mode == "online":
+            return int(run.step) - 1  # of a resumed run, the first step the server has no row for
+        return last_logged_step(self._run_dir.wandb, self._run_id)
+
+    def _log_history(self, run: Any, logged_step: int) -> None:
+        """Send what earlier attempts recorded and wandb lacks: killed unflushed, or unreachable."""
+        if self._resume_step == 0:
+            return
+        for record in read_lines(self._run_dir.metrics).records:
+            if logged_step < record.get("step", -1) <= self._resume_step:
+                # Strings are numbers that JSON has no word for.
+                self._log(run, {key: number(value) for key, value in record.items()})
+
+    def _log_new(self, run: Any, logged_step: int) -> None:
         """Send rows until the end mark; records of one step become one row."""
-        while (item := self._queue.get()) is not None:
-            step, values = item
-            if step <= self._logged_step:
-                continue
-            try:
-                run.log(values, step=step)
-            except Exception as error:  # noqa: BLE001 - one bad row must not cost the later
-                self._lost_rows += 1
-                self._note(error)
+        while (values := self._queue.get()) is not None:
+            if values["step"] > logged_step:
+                self._log(run, values)
+
+    def _log(self, run: Any, values: Row) -> None:
+        try:
+            run.log(values, step=int(values["step"]))
+        except Exception as error:  # noqa: BLE001 - one bad row must not cost the later
+            self._lost_rows += 1
+            self._note(error)
 
     def _note(self, error: Exception) -> None:
         self._error = self._error or f"{type(error).__name__}: {error}"

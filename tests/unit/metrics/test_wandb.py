@@ -1,0 +1,322 @@
+"""wandb for real, offline: one run over restarts, nothing private in it, and no harm when it fails.
+
+Raising and blocking are injected into the real module; everything else is the real thing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from launcher.metrics.jsonl import read_lines
+from launcher.metrics.record import Event
+from launcher.metrics.recorder import open_recorder
+from launcher.metrics.wandb import WandbWriter, wandb_mode
+from launcher.recipe.schema import WandbSection
+from launcher.run_dir import RunDir
+from tests.support.records import evaluation_record, recipe, train_record
+from tests.support.wandb_file import entries, history, run_ids
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+RECIPE = recipe(logging={"wandb": {"project": "support", "tags": ["a", "b"]}})
+CANARY = "c4n4ry" * 8
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def forever() -> Iterator[Callable[..., None]]:
+    """Give a function that does not return before the test ends."""
+    released = threading.Event()
+
+    def block(*args: Any, **kwargs: Any) -> None:
+        released.wait(60)
+        raise RuntimeError("released")
+
+    yield block
+    released.set()
+
+
+def writer(run_dir: RunDir, troubles: list[str], **options: Any) -> WandbWriter:
+    defaults: dict[str, Any] = {
+        "run_id": "abcd1234",
+        "has_key": False,
+        "resume_step": 0,
+        "on_trouble": troubles.append,
+    }
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    return WandbWriter(run_dir, RECIPE, **(defaults | options))
+
+
+def train(run_dir: RunDir, resume_step: int, last_step: int) -> None:
+    with open_recorder(
+        run_dir,
+        RECIPE,
+        resume_step=resume_step,
+        total_steps=20,
+        wandb_run_id="abcd1234",
+        has_wandb_key=False,
+    ) as recorder:
+        if resume_step == 0:
+            recorder.evaluation(evaluation_record(0))
+        for step in range(resume_step + 1, last_step + 1):
+            recorder.train(train_record(step))
+            if step % 4 == 0:
+                recorder.evaluation(evaluation_record(step))
+
+
+def outside(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process with a wandb service of its own."""
+    inherited = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        cwd=REPOSITORY,
+        env=inherited | variables,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+
+
+def files(run_dir: RunDir) -> list[Path]:
+    return sorted(run_dir.wandb.rglob("*.wandb"))
+
+
+def test_two_restarts_are_one_run_with_each_step_once(run_dir: RunDir) -> None:
+    train(run_dir, 0, 10)
+    train(run_dir, 8, 15)
+    train(run_dir, 12, 20)
+    assert len(files(run_dir)) == 3
+    assert [run_ids(path) for path in files(run_dir)] == [{"abcd1234"}] * 3
+    rows = [row for path in files(run_dir) for row in history(path)]
+    losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert losses == {step: train_record(step).loss for step in range(1, 21)}
+    assert Counter(row["step"] for row in rows) == Counter(range(21))
+    assert [row["step"] for row in rows if "validation/loss" in row] == [0, 4, 8, 12, 16, 20]
+    assert all(row["_step"] == row["step"] for row in rows)
+    assert not read_lines(run_dir.events).records  # no warning
+
+
+@pytest.mark.parametrize("resume_step", [0, 40, 48])
+def test_a_kill_loses_and_repeats_no_step(run_dir: RunDir, resume_step: int) -> None:
+    killed = outside(
+        f"""
+        import os, signal, time
+        from pathlib import Path
+        from launcher.metrics.wandb import WandbWriter
+        from launcher.run_dir import RunDir
+        from tests.unit.metrics.test_wandb import train
+        WandbWriter.close = lambda self: (time.sleep(2), os.kill(os.getpid(), signal.SIGKILL))
+        train(RunDir(Path({str(run_dir.root)!r})), 0, 50)
+        """
+    )
+    assert killed.returncode == -signal.SIGKILL
+    before = [row["step"] for row in history(files(run_dir)[0])]
+    assert 0 < len(before) < 51  # a real loss: wandb held at least the last row back
+    train(run_dir, resume_step, 60)
+    rows = [row for path in files(run_dir) for row in history(path)]
+    assert Counter(row["step"] for row in rows) == Counter(range(61))
+    assert {row["step"]: row.get("train/loss") for row in rows if row["step"]} == {
+        step: train_record(step).loss for step in range(1, 61)
+    }
+
+
+def test_what_an_unreachable_wandb_missed_is_sent_after_the_resume(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        train(run_dir, 0, 10)
+    train(run_dir, 8, 12)
+    (path,) = files(run_dir)
+    assert [row["step"] for row in history(path)] == list(range(13))
+
+
+def test_our_step_is_the_axis_of_every_metric(run_dir: RunDir) -> None:
+    train(run_dir, 0, 1)
+    metrics = [entry.metric for entry in entries(files(run_dir)[0]) if entry.HasField("metric")]
+    assert [metric.step_metric for metric in metrics if metric.glob_name == "*"] == ["step"]
+
+
+def test_the_recipe_is_the_config_and_nothing_private_is_kept(run_dir: RunDir) -> None:
+    script = f"""
+        from pathlib import Path
+        from launcher.run_dir import RunDir
+        from tests.unit.metrics.test_wandb import train
+        train(RunDir(Path({str(run_dir.root)!r})), 0, 2)
+        """
+    secrets = {"WANDB_API_KEY": CANARY[:40], "HF_TOKEN": CANARY, "MY_VARIABLE": CANARY}
+    done = outside(script, f"--token={CANARY}", **secrets)
+    assert done.returncode == 0, done.stderr
+    (run,) = [entry.run for entry in entries(files(run_dir)[0]) if entry.HasField("run")]
+    config = {item.key: item.value_json for item in run.config.update}
+    assert '"path":"models/small"' in config["model"].replace(" ", "")
+    assert (run.project, run.display_name, list(run.tags)) == ("support", "bot", ["a", "b"])
+    assert run.host == ""
+    kept = b"".join(path.read_bytes() for path in run_dir.root.rglob("*") if path.is_file())
+    assert CANARY[:12].encode() not in kept
+    assert sys.executable.encode() not in kept
+    uploads = [path.name for path in run_dir.wandb.rglob("files/*")]
+    assert not set(uploads) & {"wandb-metadata.json", "requirements.txt", "output.log"}
+
+
+def test_an_init_that_raises_is_one_warning(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: Any) -> None:
+        raise wandb.errors.CommError("no route to host")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    train(run_dir, 0, 12)
+    steps = [record["step"] for record in read_lines(run_dir.metrics).records]
+    assert sorted(set(steps)) == list(range(13))
+    (event,) = read_lines(run_dir.events).records
+    assert event["kind"] == "warning"
+    assert "CommError: no route to host" in event["message"]
+
+
+def test_a_wandb_that_is_not_installed_is_one_warning(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train(run_dir, 0, 3)
+    (event,) = read_lines(run_dir.events).records
+    assert "ModuleNotFoundError" in event["message"]
+
+
+def test_rows_that_raise_are_lost_alone(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = wandb.Run.log
+
+    def fail_on_third(self: Any, values: dict[str, Any], **options: Any) -> None:
+        if values["step"] == 3:
+            raise ValueError("cannot encode")
+        log(self, values, **options)
+
+    monkeypatch.setattr(wandb.Run, "log", fail_on_third)
+    troubles: list[str] = []
+    kept = writer(run_dir, troubles)
+    for step in range(1, 6):
+        kept.train(train_record(step))
+    kept.close()
+    assert [row["step"] for row in history(files(run_dir)[0])] == [1, 2, 4, 5]
+    (trouble,) = troubles
+    assert "ValueError: cannot encode; 1 rows lost" in trouble
+
+
+@pytest.mark.parametrize("function", ["init", "log", "finish"])
+def test_a_wandb_that_blocks_costs_no_time_and_few_seconds_at_the_end(
+    run_dir: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    forever: Callable[..., None],
+    function: str,
+) -> None:
+    monkeypatch.setattr(wandb if function == "init" else wandb.Run, function, forever)
+    troubles: list[str] = []
+    blocked = writer(
+        run_dir, troubles, run_id=f"blocked-{function}", queue_size=10, finish_seconds=1.0
+    )
+    began = time.monotonic()
+    for step in range(1, 2001):
+        blocked.train(train_record(step))
+    training_seconds = time.monotonic() - began
+    blocked.close()
+    closing_seconds = time.monotonic() - began - training_seconds
+    # Not benchmarks: `forever` is a minute, and waiting for a single row would show.
+    assert training_seconds < 20
+    assert closing_seconds < 20
+    (trouble,) = troubles
+    if function == "finish":  # rows may or may not have been drained as fast as they came
+        assert "did not finish within 1 s" in trouble or "too slow" in trouble
+    else:
+        assert "too slow or blocked" in trouble
+        assert "rows lost" in trouble
+
+
+def test_trouble_is_told_on_the_thread_that_trains(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: Any) -> None:
+        raise OSError("quota exceeded")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    threads: list[str] = []
+    failing = writer(
+        run_dir, [], on_trouble=lambda message: threads.append(threading.current_thread().name)
+    )
+    failing.train(train_record(1))
+    failing.close()
+    assert threads == [threading.current_thread().name]
+
+
+def test_a_process_with_a_blocked_wandb_can_end(run_dir: RunDir) -> None:
+    # The fault blocks for ten minutes; the process is given two.
+    done = outside(
+        f"""
+        import time
+        from pathlib import Path
+        import wandb
+        from launcher.run_dir import RunDir
+        from tests.support.records import train_record
+        from tests.unit.metrics.test_wandb import writer
+        wandb.Run.log = lambda *a, **k: time.sleep(600)
+        troubles = []
+        blocked = writer(RunDir(Path({str(run_dir.root)!r})), troubles, finish_seconds=3.0)
+        blocked.train(train_record(1))
+        blocked.close()
+        print("closed with", troubles, flush=True)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert "did not finish within 3 s" in done.stdout
+
+
+def test_a_failed_run_is_marked_as_such(run_dir: RunDir) -> None:
+    failing = writer(run_dir, [])
+    failing.train(train_record(1))
+    failing.event(Event("failure", "t", 1, {"message": "out of memory"}))
+    failing.close()
+    codes = [entry.exit.exit_code for entry in entries(files(run_dir)[0]) if entry.HasField("exit")]
+    assert codes == [1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "has_key", "expected"),
+    [
+        ("auto", True, "online"),
+        ("auto", False, "offline"),
+        ("online", False, "online"),
+        ("offline", True, "offline"),
+    ],
+)
+def test_modes(mode: str, has_key: bool, expected: str) -> None:
+    section = WandbSection.model_validate({"project": "p", "mode": mode})
+    assert wandb_mode(section, has_key) == expected
+
+
+def test_disabled_writes_nothing(run_dir: RunDir) -> None:
+    disabled = recipe(logging={"wandb": {"project": "p", "mode": "disabled"}})
+    with open_recorder(
+        run_dir,
+        disabled,
+        resume_step=0,
+        total_steps=2,
+        wandb_run_id="abcd1234",
+        has_wandb_key=True,
+    ) as recorder:
+        recorder.train(train_record(1))
+    assert not run_dir.wandb.exists()
