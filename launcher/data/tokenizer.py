@@ -28,10 +28,11 @@ class LoadedTokenizer:
     """What was decided for the user."""
 
 
-def load_tokenizer(model: ModelSection) -> LoadedTokenizer:
+def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
     """Load `model.tokenizer` or the model's own; code shipped beside a tokenizer is never run.
 
-    Raises `InputError` where there is none, or the chat template can't be used.
+    Without `download` a hub name is looked up in the local cache alone. Raises `InputError` where
+    there is none, or the chat template can't be used.
     """
     path = model.tokenizer or model.path
     key = "model.tokenizer" if model.tokenizer else "model.path"
@@ -41,11 +42,14 @@ def load_tokenizer(model: ModelSection) -> LoadedTokenizer:
             # a revision names a state of the model's repository, not of another one
             revision=None if model.tokenizer else model.revision,
             trust_remote_code=False,
+            local_files_only=not download,
         )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         cure = "Name a folder with tokenizer.json and tokenizer_config.json."
         raise InputError(Problem(path, key, f"no usable tokenizer: {lines[0]}", cure)) from error
+    for how_it_was_loaded in ("local_files_only", "is_local"):
+        tokenizer.init_kwargs.pop(how_it_was_loaded, None)  # it would be saved as a trait of it
     if model.chat_template is not None:
         tokenizer.chat_template = _read_template(model.chat_template)
     if model.add_tokens:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from launcher.data import report, store
@@ -15,8 +19,11 @@ from launcher.data.labels import sorted_names
 from launcher.data.read import find_parts
 from launcher.data.rows import Part
 from launcher.data.sampler import held_out
+from launcher.data.show import print_report
 from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
-from launcher.errors import InputError, Problem
+from launcher.errors import InputError, LauncherError, Problem
+from launcher.model.folder import model_folder
+from launcher.recipe.resolve import resolve
 from launcher.recipe.schema import Recipe
 from launcher.tasks.registry import task_for
 
@@ -35,13 +42,19 @@ class Prepared:
     report: dict[str, Any]
     """What the data are, as JSON."""
 
+    @property
+    def pad_token_id(self) -> int:
+        """What fills a batch; the tokenizer always has one by now."""
+        return int(self.tokenizer.pad_token_id)
+
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Open the recipe's prepared data, building them first if they aren't there.
+    """Fetch what has a hub name; open the prepared data, building them if they aren't there.
 
-    Raises `InputError` for sources, rows, labels or a tokenizer that can't be used.
+    Raises `InputError` for a model, sources, rows, labels or a tokenizer that can't be used.
     """
-    loaded, parts, key = _inputs(recipe)
+    model_folder(recipe.model.path, recipe.model.revision, download=True)
+    loaded, parts, key = _inputs(recipe, download=True)
     cache_dir = Path(recipe.data.cache_dir)
     stored = store.find(cache_dir, key)
     if stored is None:
@@ -52,7 +65,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 def open_prepared(recipe: Recipe) -> Prepared:
     """Open what `prepare` built; raises `InputError` if it did not, or not from these data."""
-    loaded, _, key = _inputs(recipe)
+    loaded, _, key = _inputs(recipe, download=False)
     stored = store.find(Path(recipe.data.cache_dir), key)
     if stored is None:
         message = "these data with these settings are not prepared."
@@ -61,9 +74,9 @@ def open_prepared(recipe: Recipe) -> Prepared:
     return _open(recipe, loaded, stored)
 
 
-def _inputs(recipe: Recipe) -> tuple[LoadedTokenizer, Parts, str]:
+def _inputs(recipe: Recipe, *, download: bool) -> tuple[LoadedTokenizer, Parts, str]:
     data, cache_dir = recipe.data, Path(recipe.data.cache_dir)
-    loaded = load_tokenizer(recipe.model)
+    loaded = load_tokenizer(recipe.model, download=download)
     parts: Parts = {"train": find_parts(data.train, data.columns, "data.train", cache_dir)}
     if data.validation:
         parts["validation"] = find_parts(
@@ -154,3 +167,22 @@ def _open(recipe: Recipe, loaded: LoadedTokenizer, stored: store.Stored) -> Prep
         labels=tuple(stored.meta["labels"]),
         report=found,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare the data of a recipe, print the report and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m launcher.train.prepare")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parsed = parser.parse_args(arguments)
+    try:
+        prepared = prepare(resolve(parsed.recipe, parsed.overrides).recipe)
+    except LauncherError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    print_report(prepared.report, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
