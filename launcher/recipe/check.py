@@ -14,7 +14,7 @@ from launcher.recipe.schema_problems import did_you_mean
 from launcher.recipe.steps import warmup_problem, warmup_steps
 
 MONITORS = {
-    "causal-lm": ("validation/loss", "validation/perplexity"),
+    "causal-lm": ("validation/loss", "validation/perplexity", "validation/accuracy"),
     "sequence-classification": ("validation/loss", "validation/accuracy", "validation/f1"),
 }
 """Metrics of each task that early stopping can watch."""

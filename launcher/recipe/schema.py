@@ -27,7 +27,7 @@ class Section(BaseModel):
     pydantic's own option to do so would double the time of every command.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class RunSection(Section):
@@ -72,12 +72,14 @@ class FullMethod(Section):
     """Every parameter is trained."""
 
     type: Literal["full"]
+    """Every parameter is trained."""
 
 
 class FreezeMethod(Section):
     """The backbone is frozen; only what `trainable` names is trained."""
 
     type: Literal["freeze"]
+    """Only the head, or what `trainable` names, is trained."""
     trainable: tuple[str, ...] | None = None
     """Shell-style patterns of parameter names to train; absent: the task's head."""
 
@@ -86,6 +88,7 @@ class LoraMethod(Section):
     """Low-rank adapters on a frozen base (Hu et al. 2021, arXiv 2106.09685)."""
 
     type: Literal["lora"]
+    """Low-rank adapters on a frozen base."""
     rank: PositiveInt = 16
     """Inner dimension of the adapters (`r` in peft)."""
     alpha: PositiveFloat = 32
@@ -106,6 +109,7 @@ class QloraMethod(LoraMethod):
     """LoRA on a base quantised by bitsandbytes (Dettmers et al. 2023, arXiv 2305.14314)."""
 
     type: Literal["qlora"]  # type: ignore[assignment]
+    """Low-rank adapters on a frozen, quantised base."""
     quantization: Literal["nf4", "fp4", "int8"] = "nf4"
     """Storage of the frozen base weights."""
     double_quantization: bool = True
@@ -290,10 +294,12 @@ class Recipe(Section):
     run: RunSection
     model: ModelSection
     method: Method
+    """What is trained: full, freeze, lora or qlora, by `type`."""
     data: DataSection
     train: TrainSection
     evaluate: EvaluateSection = EvaluateSection()
     early_stopping: EarlyStoppingSection | None = None
+    """Absent: the run goes on to its last step."""
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
     logging: LoggingSection = LoggingSection()

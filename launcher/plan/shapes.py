@@ -1,0 +1,170 @@
+"""Counts parameters from the headers of a model's files: no torch, no weights are read.
+
+The format is 8 bytes of length and a JSON header (https://huggingface.co/docs/safetensors).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import InputError, Problem
+from launcher.recipe.schema import FreezeMethod, LoraMethod, Recipe
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+Shapes = dict[str, tuple[int, ...]]
+"""Parameter name -> shape; buffers are left out."""
+
+_EMBEDDING = re.compile(r"(^|\.)([^.]*embed[^.]*|wte|wpe|shared)\.weight$")
+_OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|cls|classifier|score|pre_classifier)\.")
+_BUFFER = re.compile(r"(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
+_HEADS = {
+    "causal-lm": ("lm_head.*", "embed_out.*"),
+    "sequence-classification": ("classifier.*", "pre_classifier.*", "score.*"),
+}
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """How much of a model is trained, in parameters."""
+
+    num_parameters: int
+    """Of the base model; tied weights count once."""
+    num_trainable: int
+    """Of the base model and the adapters; a new classification head comes on top."""
+    new_head: bool
+    """The task adds a head that is not in the model's files."""
+
+
+def read_shapes(folder: Path) -> Shapes | None:
+    """Return the parameters of a model folder; None where it has no safetensors.
+
+    Raises `InputError` on an index that names absent shards and on headers that can't be read.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            problems = [
+                Problem(str(index), "model.path", f"shard {n} is missing.") for n in missing
+            ]
+            raise InputError(problems)
+        files = [folder / name for name in names]
+    else:
+        files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    shapes: Shapes = {}
+    for file in files:
+        for name, entry in _header(file).items():
+            if entry["dtype"][0] in "FB" and entry["dtype"] != "BOOL" and not _BUFFER.search(name):
+                shapes[name] = tuple(entry["shape"])
+    return shapes or None
+
+
+def _header(file: Path) -> dict[str, Any]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
+            message = f"is not a whole safetensors file ({size} bytes)."
+            raise InputError(Problem(str(file), "model.path", message, "Fetch it again."))
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            message = "has an unreadable safetensors header."
+            problem = Problem(str(file), "model.path", message, "Fetch it again.")
+            raise InputError(problem) from error
+    assert isinstance(header, dict)
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def count_trainable(recipe: Recipe, shapes: Shapes, config: Mapping[str, Any]) -> Trainable:
+    """Return how many parameters the recipe's method trains on a model of these shapes."""
+    base = _untied(shapes, config)
+    total = _numel(base)
+    classifies = recipe.model.task == "sequence-classification"
+    head_in_files = any(_matches(name, _HEADS["sequence-classification"]) for name in base)
+    return Trainable(
+        num_parameters=total,
+        num_trainable=_num_trainable(recipe, base, total, config),
+        new_head=classifies and not head_in_files,
+    )
+
+
+def _num_trainable(recipe: Recipe, base: Shapes, total: int, config: Mapping[str, Any]) -> int:
+    method = recipe.method
+    if isinstance(method, LoraMethod):
+        saved = {name for name in base if _saved_in_full(name, recipe, method)}
+        adapters = sum(adapter_size(method, shape) for _, shape in targets(method, base, saved))
+        return adapters + _numel({name: base[name] for name in saved})
+    if isinstance(method, FreezeMethod):
+        patterns = method.trainable or _HEADS[recipe.model.task]
+        chosen = {name: shape for name, shape in base.items() if _matches(name, patterns)}
+        if (
+            recipe.model.task == "causal-lm"
+            and _tied(config)
+            and _matches("lm_head.weight", patterns)
+        ):
+            # The head is the embedding, whatever the file calls it.
+            chosen |= {name: shape for name, shape in base.items() if _is_input_embedding(name)}
+        return _numel(chosen)
+    return total
+
+
+def targets(
+    method: LoraMethod, shapes: Shapes, saved: set[str]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the 2-D weights (out, in) that get an adapter."""
+    for name, shape in shapes.items():
+        module = name.removesuffix(".weight")
+        if module == name or len(shape) != 2 or name in saved:
+            continue
+        if method.target_modules == "all-linear":
+            if not _EMBEDDING.search(name) and not _OUTPUT.search(name):
+                yield name, shape
+        elif any(module == t or module.endswith(f".{t}") for t in method.target_modules):
+            yield name, shape
+
+
+def adapter_size(method: LoraMethod, shape: tuple[int, ...]) -> int:
+    """Return the parameters of one adapter on a weight (out, in): A (r, in) and B (out, r)."""
+    magnitudes = shape[0] if method.dora else 0
+    return method.rank * (shape[0] + shape[1]) + magnitudes
+
+
+def _saved_in_full(name: str, recipe: Recipe, method: LoraMethod) -> bool:
+    if any(f".{module}." in f".{name}" for module in method.modules_to_save):
+        return True
+    classifies = recipe.model.task == "sequence-classification"
+    return classifies and _matches(name, _HEADS["sequence-classification"])
+
+
+def _untied(shapes: Shapes, config: Mapping[str, Any]) -> Shapes:
+    if not _tied(config):
+        return shapes
+    return {name: shape for name, shape in shapes.items() if not name.endswith("lm_head.weight")}
+
+
+def _tied(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("tie_word_embeddings", False))
+
+
+def _is_input_embedding(name: str) -> bool:
+    return name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _numel(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
