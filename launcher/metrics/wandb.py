@@ -14,11 +14,13 @@ from typing import Any
 from launcher.metrics.jsonl import read_lines
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, number
 from launcher.metrics.wandb_files import last_logged_step
+from launcher.metrics.wandb_service import end_service
 from launcher.recipe.schema import Recipe, WandbSection
 from launcher.run_dir import RunDir
 
 QUEUE_SIZE = 1024  # rows; at one a second, a quarter of an hour of a server that doesn't answer
-FINISH_SECONDS = 5.0
+FINISH_SECONDS = 8.0
+INIT_SECONDS = 30.0  # for the server to answer at all
 
 # What wandb would send beside our records: source code, git state, command line, host, installed
 # packages, console output, system metrics. Not all versions know all names.
@@ -63,6 +65,7 @@ class WandbWriter:
         on_trouble: Callable[[str], None],
         queue_size: int = QUEUE_SIZE,
         finish_seconds: float = FINISH_SECONDS,
+        init_seconds: float = INIT_SECONDS,
     ) -> None:
         assert recipe.logging.wandb is not None
         self._queue: queue.Queue[Row | None] = queue.Queue(queue_size)
@@ -71,15 +74,17 @@ class WandbWriter:
         self._run_dir = run_dir
         self._run_id = run_id
         self._resume_step = resume_step
+        self._is_auto = recipe.logging.wandb.mode == "auto"
         self._mode = wandb_mode(recipe.logging.wandb, has_key)
         self._exit_code = 0
         self._lost_rows = 0
         self._error = ""
         self._is_reported = False
-        self._arguments = init_arguments(recipe, run_dir.wandb.parent, run_id, self._mode)
+        self._arguments = init_arguments(recipe, run_dir.wandb.parent, run_id)
         self._settings = {
             **PRIVATE_SETTINGS,
-            "finish_timeout": finish_seconds,
+            "finish_timeout": finish_seconds * 0.75,  # it gives up before we give it up
+            "init_timeout": init_seconds,
             "x_transaction_log_flush_interval": FLUSH_SECONDS,
         }
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -112,12 +117,14 @@ class WandbWriter:
         self._report()
 
     def _abandon(self) -> None:
-        """Drop what is queued, so that the thread ends should wandb ever come back."""
+        """Drop what is queued and end wandb's process, which else would keep ours from ending."""
         self._error = self._error or f"it did not finish within {self._finish_seconds:g} s"
         with contextlib.suppress(queue.Empty):
             while True:
                 self._lost_rows += self._queue.get_nowait() is not None
         self._queue.put_nowait(None)
+        end_service()
+        self._thread.join(1.0)
 
     def _put(self, values: Row) -> None:
         if self._thread.is_alive():
@@ -143,24 +150,50 @@ class WandbWriter:
     # ---- everything below runs on the thread
 
     def _work(self) -> None:
+        # Whatever wandb raises, training goes on; it makes a KeyboardInterrupt of a failed login.
         try:
             wandb = importlib.import_module("wandb")
-            run = self._start(wandb)
-            logged_step = self._logged_step(run)
-            self._log_history(run, logged_step)
-            self._log_new(run, logged_step)
-            run.finish(exit_code=self._exit_code)
+            try:
+                self._record(self._start(wandb))
+            except BaseException as error:  # noqa: BLE001
+                self._note(error)
             wandb.teardown()  # returns when its process has written all that it will
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
+        except BaseException as error:  # noqa: BLE001
             self._note(error)
 
     def _start(self, wandb: Any) -> Any:
+        """Return a run; `auto` goes offline where the server doesn't answer (a compute node)."""
+        try:
+            return self._init(wandb)
+        except Exception as error:  # its kinds have changed often
+            if not (self._is_auto and self._mode == "online"):
+                raise
+            self._note(error)
+        self._error += " (recording offline: `wandb sync` sends it later)"
+        self._mode = "offline"
+        end_service()
+        with contextlib.suppress(Exception):
+            wandb.teardown()  # of a process that is no more: only to forget it
+        return self._init(wandb)
+
+    def _init(self, wandb: Any) -> Any:
         known = set(wandb.Settings.model_fields)
-        settings = {key: value for key, value in self._settings.items() if key in known}
-        run = wandb.init(**self._arguments, settings=wandb.Settings(**settings))
+        settings = wandb.Settings(
+            **{key: value for key, value in self._settings.items() if key in known}
+        )
+        wandb.setup(settings)
+        if self._mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise RuntimeError("no API key; set WANDB_API_KEY, or logging.wandb.mode: offline")
+        run = wandb.init(**self._arguments, mode=self._mode, settings=settings)
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         return run
+
+    def _record(self, run: Any) -> None:
+        logged_step = self._logged_step(run)
+        self._log_history(run, logged_step)
+        self._log_new(run, logged_step)
+        run.finish(exit_code=self._exit_code)
 
     def _logged_step(self, run: Any) -> int:
         """Return the last step that wandb holds of this run; -1 for none."""
@@ -190,7 +223,7 @@ class WandbWriter:
             self._lost_rows += 1
             self._note(error)
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: BaseException) -> None:
         self._error = self._error or f"{type(error).__name__}: {error}"
 
 
@@ -201,7 +234,7 @@ def wandb_mode(section: WandbSection, has_key: bool) -> str:
     return section.mode
 
 
-def init_arguments(recipe: Recipe, folder: Path, run_id: str, mode: str) -> dict[str, Any]:
+def init_arguments(recipe: Recipe, folder: Path, run_id: str) -> dict[str, Any]:
     """Return what `wandb.init` is called with; the config is the recipe, which holds no secrets."""
     section = recipe.logging.wandb
     assert section is not None
@@ -211,7 +244,6 @@ def init_arguments(recipe: Recipe, folder: Path, run_id: str, mode: str) -> dict
         "name": recipe.run.name,
         "id": run_id,
         "resume": "allow",
-        "mode": mode,
         "dir": str(folder),
         "tags": list(section.tags),
         "config": recipe.model_dump(mode="json"),

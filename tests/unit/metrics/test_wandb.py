@@ -6,6 +6,7 @@ Raising and blocking are injected into the real module; everything else is the r
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,6 +189,87 @@ def test_an_init_that_raises_is_one_warning(
     (event,) = read_lines(run_dir.events).records
     assert event["kind"] == "warning"
     assert "CommError: no route to host" in event["message"]
+
+
+UNREACHABLE = {
+    "WANDB_BASE_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+    "WANDB_API_KEY": "0123456789" * 4,
+}
+
+
+def unreachable(run_dir: RunDir, mode: str, init_seconds: float) -> str:
+    """Train with a key and no server; return what was printed."""
+    done = outside(
+        f"""
+        import time
+        from pathlib import Path
+        from launcher.metrics.wandb import WandbWriter
+        from launcher.run_dir import RunDir
+        from tests.support.records import recipe, train_record
+        run_dir = RunDir(Path({str(run_dir.root)!r}))
+        run_dir.root.mkdir()
+        kept = WandbWriter(
+            run_dir,
+            recipe(logging={{"wandb": {{"project": "p", "mode": {mode!r}}}}}),
+            run_id="abcd1234",
+            has_key=True,
+            resume_step=0,
+            on_trouble=lambda message: print("trouble:", message),
+            finish_seconds=6.0,
+            init_seconds={init_seconds},
+        )
+        for step in range(1, 10):
+            kept.train(train_record(step))
+        time.sleep(4)
+        kept.close()
+        print("closed")
+        """,
+        **UNREACHABLE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_a_key_without_a_network_goes_offline(run_dir: RunDir) -> None:
+    printed = unreachable(run_dir, "auto", init_seconds=2.0)
+    assert printed.splitlines()[-1] == "closed"
+    assert printed.count("trouble: ") == 1
+    assert "recording offline" in printed
+    (path,) = run_dir.wandb.glob("offline-run-*/*.wandb")
+    assert [row["step"] for row in history(path)] == list(range(1, 10))
+
+
+def test_a_server_that_never_answers_does_not_keep_the_process(run_dir: RunDir) -> None:
+    printed = unreachable(run_dir, "online", init_seconds=100.0)
+    assert printed.splitlines()[-1] == "closed"
+    assert "did not finish within 6 s" in printed
+
+
+def test_online_without_a_key_asks_nobody(run_dir: RunDir) -> None:
+    """wandb would ask on a terminal, so it is given one."""
+    script = f"""
+from pathlib import Path
+from launcher.metrics.wandb import WandbWriter
+from launcher.run_dir import RunDir
+from tests.support.records import recipe, train_record
+run_dir = RunDir(Path({str(run_dir.root)!r}))
+run_dir.root.mkdir()
+online = recipe(logging={{"wandb": {{"project": "p", "mode": "online"}}}})
+kept = WandbWriter(
+    run_dir, online, run_id="i", has_key=False, resume_step=0, on_trouble=lambda text: print(text)
+)
+kept.train(train_record(1))
+kept.close()
+"""
+    shell = shlex.join([sys.executable, "-c", script])
+    home = {"HOME": str(run_dir.root.parent), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = outside(
+        f"import os; os.execvp('script', ['script', '-qec', {shell!r}, '/dev/null'])", **home
+    )
+    assert done.returncode == 0, done.stdout
+    assert "no API key" in done.stdout
+    assert "choice" not in done.stdout
 
 
 def test_a_wandb_that_is_not_installed_is_one_warning(
