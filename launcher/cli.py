@@ -85,7 +85,9 @@ def run(
 @app.command()
 def export(
     run_folder: RunFolder,
-    weights: Annotated[str | None, typer.Option(help="best or last; default: the recipe's.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="best or last; default: the recipe's.")
+    ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold adapters into the base.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default: RUN/export.")] = None,
 ) -> None:

@@ -37,7 +37,7 @@ class PassedOver:
 
 
 def begin(run_dir: RunDir, step: int) -> Path:
-    """Make the empty folder of the checkpoint of `step`; a leftover one is put aside, not reused."""
+    """Make the empty folder of the checkpoint of `step`; a leftover one is put aside."""
     folder = run_dir.checkpoint(step)
     if folder.exists():
         quarantine(run_dir, folder)
@@ -82,7 +82,7 @@ def committed(run_dir: RunDir) -> list[Path]:
 
 def find_newest(run_dir: RunDir) -> tuple[Path | None, list[PassedOver]]:
     """Return the newest checkpoint that verifies and the newer folders that were passed over."""
-    passed_over = []
+    passed_over: list[PassedOver] = []
     for folder in sorted(run_dir.checkpoints.glob("step-*"), reverse=True):
         reason = why_unusable(folder)
         if reason is None:

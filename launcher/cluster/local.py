@@ -1,0 +1,183 @@
+"""This machine: starts `accelerate launch` and turns its end into one summary or one root cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from launcher.cluster.devices import visible_gpus
+from launcher.cluster.outcome import explain_failure, print_summary
+from launcher.errors import InputError, Problem
+from launcher.recipe.resolve import ResolvedRun, resolve
+from launcher.recipe.run_settings import run_folder, write_settings
+from launcher.run_dir import RunDir
+
+
+def prepare_data(recipe: Path, overrides: Sequence[str]) -> int:
+    """Tokenise the data of a recipe in a process of its own; return its exit code."""
+    resolve(recipe, overrides)
+    command = [sys.executable, "-m", "launcher.train.prepare", str(recipe)]
+    return subprocess.run(command + _as_options(overrides), env=_environment(1)).returncode
+
+
+def export_run(run_folder: Path, *, weights: str | None, merge: bool, out: Path | None) -> int:
+    """Export a run in a process of its own; return its exit code."""
+    command = [sys.executable, "-m", "launcher.checkpoint.export", str(run_folder)]
+    command += ["--weights", weights] if weights else []
+    command += ["--merge"] if merge else []
+    command += ["--out", str(out)] if out else []
+    return subprocess.run(command, env=_environment(1)).returncode
+
+
+def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, fresh: bool) -> int:
+    """Prepare, start the ranks, wait, and say in a few lines what came of it.
+
+    Raises:
+        InputError: the recipe can't be run on this machine.
+    """
+    resolved = _resolve_here(recipe, overrides, processes)
+    if fresh:
+        name = _free_name(resolved)
+        resolved = _resolve_here(recipe, [*overrides, f"run.name={name}"], processes)
+    run_dir = run_folder(resolved)
+    if run_dir.summary.exists():
+        print_summary(run_dir, already=True)
+        return 0
+    logs = _open_logs(resolved, run_dir)
+    prepared = prepare_data(run_dir.resolved, ())
+    if prepared:
+        return prepared
+    code = _launch(resolved, run_dir, logs)
+    if code == 0:
+        print_summary(run_dir)
+        return 0
+    return explain_failure(run_dir, logs, code)
+
+
+def _resolve_here(recipe: Path, overrides: Sequence[str], processes: int | None) -> ResolvedRun:
+    num_gpus = visible_gpus()
+    resolved = resolve(recipe, overrides, processes)
+    cluster = resolved.recipe.cluster
+    if processes is None and cluster.gpus_per_node is None and num_gpus:
+        resolved = resolve(recipe, overrides, num_gpus)
+    place = str(recipe)
+    if cluster.num_nodes > 1 and processes is None:
+        raise InputError(
+            Problem(
+                place,
+                "cluster.num_nodes",
+                f"{cluster.num_nodes} nodes, and `launcher run` is this machine alone.",
+                "Run `accelerate launch -m launcher.train` on each node, or try one node with"
+                " --processes N.",
+            )
+        )
+    if num_gpus and resolved.world_size > num_gpus:
+        raise InputError(
+            Problem(
+                place,
+                "cluster.gpus_per_node",
+                f"{resolved.world_size} ranks, and this machine shows {num_gpus} GPUs.",
+                f"Use --processes {num_gpus}, or fewer.",
+            )
+        )
+    if not num_gpus and cluster.gpus_per_node is not None and processes is None:
+        raise InputError(
+            Problem(
+                place,
+                "cluster.gpus_per_node",
+                f"{cluster.gpus_per_node} GPUs, and this machine shows none.",
+                "Run it where they are, or name CPU ranks with --processes.",
+            )
+        )
+    return resolved
+
+
+def _free_name(resolved: ResolvedRun) -> str:
+    recipe = resolved.recipe
+    numbers = range(2, 10_000)
+    names = (f"{recipe.run.name}-{number}" for number in numbers)
+    if not (Path(recipe.run.dir) / recipe.run.name).exists():
+        return recipe.run.name
+    return next(name for name in names if not (Path(recipe.run.dir) / name).exists())
+
+
+def _open_logs(resolved: ResolvedRun, run_dir: RunDir) -> Path:
+    """Write what the ranks and the agent read; return the new folder of this launch's logs."""
+    write_settings(resolved, run_dir)
+    with run_dir.accelerate.open("w") as file:
+        YAML().dump(accelerate_config(resolved, run_dir), file)
+    attempt = 1 + len(list((run_dir.root / "logs").glob("[0-9]*")))
+    logs = run_dir.logs(attempt)
+    logs.mkdir(parents=True)
+    return logs
+
+
+def accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> dict[str, Any]:
+    """Return the derived `accelerate launch` config: the user's own defaults play no part."""
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "deepspeed_config": {
+            "deepspeed_config_file": str(run_dir.ds_config),
+            "zero3_init_flag": resolved.zero_stage == 3,
+        },
+        "num_processes": resolved.world_size,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "use_cpu": False,
+    }
+
+
+def _launch(resolved: ResolvedRun, run_dir: RunDir, logs: Path) -> int:
+    """Run `accelerate launch` to its end; its own messages go to launch.log."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(run_dir.accelerate)]
+    command += ["--main_process_port", str(_free_port())]
+    command += ["-m", "launcher.train", str(run_dir.resolved)]
+    environment = _environment(resolved.world_size) | {"LAUNCHER_LOG_DIR": str(logs)}
+    with (logs / "launch.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log)
+        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return _wait(process)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the agent; Ctrl-C reaches it from the terminal, so it is only waited for."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _environment(world_size: int) -> dict[str, str]:
+    """Return this environment with what DeepSpeed and torch need on a machine without a GPU."""
+    environment = dict(os.environ)
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not visible_gpus():
+        environment["DS_ACCELERATOR"] = "cpu"
+        threads = max(1, len(os.sched_getaffinity(0)) // world_size)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    return environment
+
+
+def _as_options(overrides: Sequence[str]) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

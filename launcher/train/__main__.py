@@ -1,0 +1,69 @@
+"""One rank's process: `accelerate launch ... -m launcher.train RECIPE` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from launcher.errors import EXIT_FAILED, LauncherError
+from launcher.recipe.resolve import resolve
+from launcher.train.failure import describe_failure, write_failure
+from launcher.world import World
+
+
+def main() -> int:
+    """Resolve the recipe, train, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="accelerate launch -m launcher.train")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args()
+    world = World.from_environment()
+    terminal = divert_output(world)
+    try:
+        resolved = resolve(arguments.recipe, arguments.overrides, processes=world.world_size)
+        # torch takes seconds to load: bad input has been refused before that.
+        from launcher.train.run import run_rank
+
+        run_rank(resolved, world, terminal)
+    except Exception as error:  # noqa: BLE001 - whatever ends a rank is reported, and ends it
+        return report_failure(error, world)
+    return 0
+
+
+def divert_output(world: World) -> TextIO:
+    """Send what libraries print to this rank's log; return the stream for our own lines.
+
+    Only rank 0 keeps the terminal. Without a log folder (processes started by hand) nothing is
+    diverted.
+    """
+    if world.log_dir is None:
+        return sys.stdout
+    terminal = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(world.log_dir / f"rank-{world.rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return terminal
+
+
+def report_failure(error: Exception, world: World) -> int:
+    """Say what went wrong where it is read: the log, the failure file, once on the terminal."""
+    failure = describe_failure(error, world)
+    if world.log_dir is not None:
+        write_failure(failure, world.log_dir)
+    if not isinstance(error, LauncherError):
+        print(failure["traceback"], file=sys.stderr, flush=True)
+    elif world.log_dir is not None or world.is_main_process:
+        print(error, file=sys.stderr, flush=True)
+    return error.exit_code if isinstance(error, LauncherError) else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of a communication library that wait for dead peers must not keep this rank alive.
+    os._exit(code)

@@ -1,0 +1,94 @@
+"""The real DeepSpeed engine through Accelerate, on whatever device this machine has."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs
+from torch import nn
+
+from launcher.errors import InputError, Problem, TrainingError
+from launcher.recipe.resolve import ResolvedRun
+from launcher.recipe.schema import Dtype
+from launcher.world import World
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+MIXED_PRECISION: dict[Dtype, str] = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
+
+
+def start_accelerator(resolved: ResolvedRun, world: World) -> Accelerator:
+    """Join the other ranks; must come before the model, which ZeRO-3 partitions while it loads.
+
+    A plain `Accelerator()` under `accelerate launch --use_deepspeed` silently makes worlds of one
+    on a machine without a GPU, so the backend is named and the world is compared.
+
+    Raises:
+        InputError: the device can't compute in the recipe's dtype.
+        TrainingError: the ranks did not become one world.
+    """
+    _check_dtype(resolved.recipe.model.dtype)
+    plugin = DeepSpeedPlugin(
+        hf_ds_config=resolved.deepspeed, zero3_init_flag=resolved.zero_stage == 3
+    )
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    accelerator = Accelerator(
+        deepspeed_plugin=plugin,
+        mixed_precision=MIXED_PRECISION[resolved.recipe.model.dtype],
+        gradient_accumulation_steps=resolved.batch.gradient_accumulation_steps,
+        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT)],
+    )
+    if (accelerator.num_processes, accelerator.process_index) != (world.world_size, world.rank):
+        raise TrainingError(
+            f"rank {world.rank} of {world.world_size} found itself as rank"
+            f" {accelerator.process_index} of {accelerator.num_processes}: the processes did not"
+            " join one group. Start them with `launcher run` or `accelerate launch`."
+        )
+    return accelerator
+
+
+def _check_dtype(dtype: Dtype) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    if dtype == "float16" and not get_accelerator().is_fp16_supported():
+        raise InputError(
+            Problem(
+                "model.dtype",
+                "",
+                '"float16" can\'t be computed on this device.',
+                'Write "bfloat16", or "float32" on a CPU.',
+            )
+        )
+
+
+def shard(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    resolved: ResolvedRun,
+) -> DeepSpeedEngine:
+    """Hand model and optimizer to DeepSpeed; the schedule stays ours (Accelerate would step it
+    once a rank).
+
+    Raises:
+        TrainingError: what came back is not a DeepSpeed engine at the stage that was asked for.
+    """
+    engine, _ = accelerator.prepare(model, optimizer)
+    found = type(engine).__name__
+    stage = engine.zero_optimization_stage() if found == "DeepSpeedEngine" else None
+    if stage != resolved.zero_stage:
+        raise TrainingError(
+            f"asked for a DeepSpeedEngine at ZeRO stage {resolved.zero_stage}, got {found} at"
+            f" stage {stage}: unset ACCELERATE_USE_CPU and other ACCELERATE_ variables."
+        )
+    return engine
+
+
+def gradient_norm(engine: DeepSpeedEngine) -> float:
+    """Return the global norm of the last step's gradients before clipping; NaN if unknown."""
+    norm: Any = engine.get_global_grad_norm()
+    return float("nan") if norm is None else float(norm)

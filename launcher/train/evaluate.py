@@ -1,0 +1,33 @@
+"""Validation: every row exactly once over all ranks, weighted by its targets, no logits kept."""
+
+from __future__ import annotations
+
+import torch
+
+from launcher.data.sampler import evaluation_batches
+from launcher.train.agree import sum_over_ranks
+from launcher.train.session import Session
+
+
+@torch.no_grad()
+def evaluate(session: Session) -> dict[str, float] | None:
+    """Return `validation/loss`, `validation/tokens` and the task's metrics; None without rows.
+
+    All ranks run the same number of forward passes (filler rows make up the rest), since a ZeRO-3
+    forward pass is a collective. Sums are float64, so that the batch size leaves no trace.
+    """
+    cache = session.prepared.validation
+    if cache is None:
+        return None
+    recipe, world = session.recipe, session.world
+    micro_batch_size = recipe.evaluate.micro_batch_size or recipe.train.micro_batch_size
+    total = None
+    session.engine.eval()
+    for ids in evaluation_batches(cache.lengths, micro_batch_size, world.rank, world.world_size):
+        batch = session.batch(cache, ids)
+        statistics = session.task.forward(session.engine, batch).statistics
+        total = statistics if total is None else total + statistics
+    session.engine.train()
+    assert total is not None, "a prepared validation set has rows"
+    metrics = session.task.summarise(sum_over_ranks(total, session.device))
+    return {f"validation/{name}": value for name, value in metrics.items()}

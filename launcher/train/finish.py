@@ -1,0 +1,56 @@
+"""The end of a run on rank 0: export the chosen weights, write the summary and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.checkpoint.export import export
+from launcher.checkpoint.manifest import write_json
+from launcher.checkpoint.store import best_verified, newest_verified
+from launcher.metrics.record import finite_json
+from launcher.metrics.report import build_report
+from launcher.train.progress import Progress
+from launcher.train.session import Session
+
+
+def finish(session: Session, progress: Progress, outcome: str) -> None:
+    """Export and sum up; the summary comes last, since it says that nothing is left to do.
+
+    Other ranks have nothing to do here: what is exported is a committed checkpoint, not the engine.
+    """
+    if not session.world.is_main_process:
+        return
+    run_dir, recipe = session.run_dir, session.recipe
+    best = best_verified(run_dir) if recipe.export.weights == "best" else None
+    report = export(
+        run_dir,
+        recipe,
+        best or newest_verified(run_dir),
+        merge=recipe.export.merge,
+        out=run_dir.export,
+    )
+    session.recorder.event("export", step=progress.step, **report.to_json())
+    summary = summarise(session, progress, outcome)
+    write_json(run_dir.summary, finite_json(summary))
+    session.recorder.event("finish", step=progress.step, outcome=outcome)
+    build_report(run_dir)
+
+
+def summarise(session: Session, progress: Progress, outcome: str) -> dict[str, Any]:
+    """Return what the run came to, as JSON values."""
+    stop = progress.stop
+    best = None
+    if stop.best_step is not None:
+        best = {"step": stop.best_step, "metric": session.monitor, "value": stop.best_value}
+    return {
+        "outcome": outcome,
+        "step": progress.step,
+        "best": best,
+        "overfitting_since": stop.overfitting_since,
+        "seconds": progress.seconds,
+        "first_evaluation": progress.first_evaluation,
+        "best_evaluation": progress.best_evaluation,
+        "last_evaluation": progress.last_evaluation,
+        "skipped_steps": progress.skipped_steps,
+        "export": str(session.run_dir.export.relative_to(session.run_dir.root)),
+    }

@@ -1,0 +1,35 @@
+"""The probe: what the live model answers on fixed rows, to hold an export against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from launcher.train.session import Session
+
+NUM_ROWS = 2
+MAX_TOKENS = 32
+
+
+@torch.no_grad()
+def write_probe(session: Session, path: Path) -> None:
+    """Run the model on the first rows of the data in eval mode; rank 0 writes inputs and logits.
+
+    The file holds `input_ids` and `attention_mask` (2, length) int64 and `logits` float32. All
+    ranks call this, since a ZeRO-3 forward pass is a collective.
+    """
+    cache = session.prepared.validation or session.prepared.train
+    ids = np.arange(NUM_ROWS) % len(cache)
+    batch = session.batch(cache, ids)
+    inputs = {
+        name: batch[name][:, :MAX_TOKENS].contiguous() for name in ("input_ids", "attention_mask")
+    }
+    session.engine.eval()
+    logits = session.engine(**inputs).logits.float()
+    session.engine.train()
+    if session.world.is_main_process:
+        tensors = {**inputs, "logits": logits}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
