@@ -29,11 +29,8 @@ def training_rows(data: DataSection) -> int | None:
 
 def source_files(source: Source) -> list[Path]:
     """Return the files that a source names; none for a hub data set or where there are none yet."""
-    return [
-        Path(name)
-        for name in sorted(glob.glob(source.path, recursive=True))
-        if Path(name).is_file()
-    ]
+    names = sorted(glob.glob(source.path, recursive=True))  # noqa: PTH207  (absolute patterns too)
+    return [Path(name) for name in names if Path(name).is_file()]
 
 
 def missing_files(data: DataSection) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def documentation() -> dict[str, dict[str, str]]:
 
 def _texts_beneath(body: list[ast.stmt]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if not (is_field and isinstance(below, ast.Expr)):
             continue

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from launcher.errors import InputError, Problem
 from launcher.recipe.extends import find_recipe, read_recipe
+from launcher.recipe.method_keys import drop_foreign_keys
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.repair import repaired
 from launcher.recipe.schema import Recipe
@@ -66,6 +67,7 @@ def draft_recipe(path: Path, overrides: Sequence[str] = ()) -> Draft:
     """Read and merge a recipe as far as it goes; only unreadable files raise."""
     source = find_recipe(path)
     root, problems = apply_overrides(read_recipe(source), overrides)
+    root = drop_foreign_keys(root)
     secrets = find_secrets(root)
     problems += [problem for _, problem in secrets]
     clean = without(root, [path for path, _ in secrets])

@@ -65,15 +65,8 @@ def dotted(path: KeyPath) -> str:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """Lay `over` on `base`: sections are joined key by key, everything else is replaced.
-
-    A section whose `type` changes replaces the whole section: the keys of another method or task
-    mean nothing to it.
-    """
+    """Lay `over` on `base`: sections are joined key by key, everything else is replaced."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
-        return over
-    old_type, new_type = base.value.get("type"), over.value.get("type")
-    if old_type and new_type and old_type.plain() != new_type.plain():
         return over
     joined = dict(base.value)
     for key, node in over.value.items():
