@@ -107,7 +107,7 @@ def report(run_folder: RunFolder) -> None:
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends with its message and exit code, without a traceback."""
+    """Run the command; a mistake of the user ends with its message and exit code, no traceback."""
     try:
         app()
     except LauncherError as error:
