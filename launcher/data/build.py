@@ -109,12 +109,15 @@ def write_splits(
     problems = Problems()
     with ExitStack() as stack:
         writers = {name: stack.enter_context(CacheWriter(folder / name)) for name in names}
-        rows = _rows(parts, frozenset(held_out), problems)
+        rows = _rows(parts, frozenset(held_out))
         while batch := list(islice(rows, BATCH_ROWS)):
-            encoded = encoder([row.values for _, row in batch])
-            for (name, row), item in zip(batch, encoded, strict=True):
+            encoded = iter(encoder([row.values for _, row in batch if isinstance(row, Row)]))
+            for name, row in batch:
+                if isinstance(row, Problem):
+                    problems.add(row)
+                    continue
                 counts[name].rows += 1
-                fault = _take(item, counts[name], writers[name], limits, control_ids)
+                fault = _take(next(encoded), counts[name], writers[name], limits, control_ids)
                 if fault is not None:
                     problems.add(Problem(row.place, "", fault))
         problems.check()
@@ -125,18 +128,15 @@ def write_splits(
 
 
 def _rows(
-    parts: dict[Split, Sequence[Part]], held_out: frozenset[int], problems: Problems
-) -> Iterator[tuple[Split, Row]]:
+    parts: dict[Split, Sequence[Part]], held_out: frozenset[int]
+) -> Iterator[tuple[Split, Row | Problem]]:
     for name, its_parts in parts.items():
         number = 0
         for part in its_parts:
             for row in part.rows():
-                if isinstance(row, Problem):
-                    problems.add(row)
-                    continue
                 is_held_out = name == "train" and number in held_out
                 yield ("validation" if is_held_out else name), row
-                number += 1
+                number += isinstance(row, Row)
 
 
 def _take(

@@ -144,7 +144,12 @@ def _held_out(recipe: Recipe, parts: list[Part]) -> list[int]:
     fraction = recipe.data.validation_fraction
     if fraction is None:
         return []
-    rows: list[int] = held_out(count_rows(parts), fraction, recipe.run.seed).tolist()
+    num_rows = count_rows(parts)
+    if num_rows == 1:
+        place = ", ".join(part.name for part in parts)
+        message = "1 row can't be split into training and validation."
+        raise InputError(Problem(place, "data.validation_fraction", message))
+    rows: list[int] = held_out(num_rows, fraction, recipe.run.seed).tolist()
     return rows
 
 
