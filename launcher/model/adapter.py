@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import deepspeed
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from launcher.errors import InputError, Problem
-from launcher.model.fresh import full_shape, kaiming_uniform, normal, set_values
+from launcher.model.fresh import full_shape, gathered, kaiming_uniform, normal, set_values
 from launcher.model.trainable import nearest
 from launcher.recipe.schema import LoraMethod
 
@@ -31,11 +33,13 @@ def add_adapter(
     new_token_ids: Sequence[int],
     seed: int,
     dtype: torch.dtype,
+    sharded: bool,
 ) -> PeftModel:
     """Wrap the model with adapters whose first values are the same on every rank and ZeRO stage.
 
     `saved_modules` (heads) are trained in full besides the recipe's own; of the embeddings only the
-    rows of `new_token_ids` are. Raises InputError for names that match no module.
+    rows of `new_token_ids` are. `sharded` is True under ZeRO-3. Raises InputError for names that
+    match no module.
     """
     saved = [*saved_modules, *(m for m in method.modules_to_save if m not in saved_modules)]
     check_names(model, method)
@@ -53,11 +57,13 @@ def add_adapter(
     )
     # peft would cast adapters to float32 beside a bf16 base. DeepSpeed wants one dtype in a flat
     # buffer, and its optimizer keeps float32 masters of what is trained: nothing is lost.
+    TrainableTokensLayer._collect_token_weights = _collect_rows
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
             _unify(name, parameter, seed, dtype)
-    _declare_dora_weights(adapted)
+    if sharded:
+        _declare_borrowed_weights(adapted)
     if config.modules_to_save:
         # peft appends its own names of classification heads, whether they are there already or not.
         config.modules_to_save = sorted(set(config.modules_to_save))
@@ -74,17 +80,30 @@ def _unify(name: str, parameter: nn.Parameter, seed: int, dtype: torch.dtype) ->
         set_values(parameter, normal(seed, name, full_shape(parameter), std=1.0))
 
 
-def _declare_dora_weights(model: PeftModel) -> None:
-    """Tell ZeRO-3 that a DoRA layer reads the base weight of the layer it belongs to.
+def _declare_borrowed_weights(model: PeftModel) -> None:
+    """Tell ZeRO-3 which layers of peft read weights that aren't their own parameters.
 
     DeepSpeed gathers a module's own parameters only; this is its way to name others:
     https://deepspeed.readthedocs.io/en/latest/zero3.html#registering-external-parameters
     """
     for module in model.modules():
-        for dora in getattr(module, "lora_magnitude_vector", {}).values():
-            weight = module.base_layer.weight
-            if hasattr(weight, "ds_id"):
-                deepspeed.zero.register_external_parameter(dora, weight)
+        borrowed = [
+            (dora, module.base_layer.weight)
+            for dora in getattr(module, "lora_magnitude_vector", {}).values()
+        ]
+        if isinstance(module, TrainableTokensLayer):
+            borrowed.append((module, module.base_layer.weight))
+            borrowed += [(module, delta) for delta in module.trainable_tokens_delta.values()]
+        for name in ("lora_embedding_A", "lora_embedding_B"):
+            borrowed += [(module, own) for own in getattr(module, name, {}).values()]
+        for reader, weight in borrowed:
+            deepspeed.zero.register_external_parameter(reader, weight)
+
+
+def _collect_rows(_: TrainableTokensLayer, weight: nn.Parameter, rows: Any, __: int) -> Tensor:
+    """Copy rows of an embedding that ZeRO-3 has partitioned; peft's own way needs CUDA."""
+    with gathered([weight], write=False):
+        return weight[rows].detach().clone()
 
 
 def linear_names(model: nn.Module) -> list[str]:

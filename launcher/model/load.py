@@ -85,9 +85,11 @@ def load_model(
             new_token_ids=tokenizer.convert_tokens_to_ids(list(recipe.model.add_tokens)),
             seed=recipe.run.seed,
             dtype=getattr(torch, recipe.model.dtype),
+            sharded=zero_stage == 3,
         )
     if zero_stage == 3:
         # Quantised weights and adapters were made whole; from here on no rank holds any tensor.
+        quantize.shard_int8_weights(trained)
         deepspeed.zero.Init(module=trained, config_dict_or_path=deepspeed_config())
     return _describe(trained, (*missing, *grown))
 
@@ -161,6 +163,7 @@ def _read_weights(
     if recipe.model.attention != "auto":
         options["attn_implementation"] = recipe.model.attention
     if isinstance(recipe.method, QloraMethod):
+        quantize.refuse_unsupported(recipe.method, zero_stage, device)
         output_layer = module_name(outline, outline.get_output_embeddings())
         skip = [*heads, *recipe.method.modules_to_save, *output_layer]
         options["quantization_config"] = quantize.quantization_config(recipe.method, dtype, skip)

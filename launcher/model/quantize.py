@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import bitsandbytes
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from launcher.errors import InputError, Problem
@@ -33,6 +33,25 @@ def quantization_config(
     )
 
 
+def refuse_unsupported(method: QloraMethod, zero_stage: int, device: torch.device) -> None:
+    """Raise InputError for what peft can't do with quantised weights (peft 0.21).
+
+    Its DoRA layers dequantise the base weight at each step. With 8 bits they lose the scales; on a
+    CPU they put a new weight in the place of the one that ZeRO-3 has partitioned.
+    """
+    on_cpu = device.type == "cpu"
+    if method.dora and (method.quantization == "int8" or (zero_stage == 3 and on_cpu)):
+        where = "" if method.quantization == "int8" else " at ZeRO-3 on a CPU"
+        raise InputError(
+            Problem(
+                "recipe",
+                "method.dora",
+                f"true does not work with method.quantization {method.quantization}{where}.",
+                "Set method.dora to false, or use nf4 at ZeRO 0 to 2.",
+            )
+        )
+
+
 def prepare_quantized(model: nn.Module) -> None:
     """Freeze the base and make its layers safe to shard; dtypes stay as they are.
 
@@ -45,6 +64,35 @@ def prepare_quantized(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+class _ShardableState(bitsandbytes.MatmulLtState):  # type: ignore[misc]
+    """The state of an 8-bit layer that reads the weight instead of keeping a whole copy of it."""
+
+    parameter: nn.Parameter
+
+    @property
+    def CB(self) -> Tensor:  # noqa: N802 - bitsandbytes' name of the quantised matrix
+        """The int8 weight, (out, in); empty while ZeRO-3 has it partitioned."""
+        return self.parameter.data
+
+    @CB.setter
+    def CB(self, value: Tensor | None) -> None:  # noqa: N802
+        """Ignore what bitsandbytes stores: it is the weight's own data."""
+
+
+def shard_int8_weights(model: nn.Module) -> None:
+    """Drop the second reference that 8-bit layers hold to their weights; for ZeRO-3 only.
+
+    After ZeRO-3 has freed a weight, `state.CB` would still hold all of it on every rank. The scales
+    (one number a row) stay whole.
+    """
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            module.init_8bit_state()
+            del module.state.CB
+            module.state.parameter = module.weight
+            module.state.__class__ = _ShardableState
 
 
 def is_quantized_parameter(parameter: nn.Parameter) -> bool:
