@@ -12,6 +12,7 @@ from launcher.recipe.model_folder import ModelFacts
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.recipe.schema_problems import did_you_mean
 from launcher.recipe.steps import warmup_problem, warmup_steps
+from launcher.recipe.tree import DEFAULT
 
 MONITORS = {
     "causal-lm": ("validation/loss", "validation/perplexity", "validation/accuracy"),
@@ -33,9 +34,13 @@ class Facts:
         """Return a problem at the place of `key`, or of the nearest section that was written."""
         return Problem(self.nearest_place(key), key, message, cure)
 
+    def is_given(self, key: str) -> bool:
+        """Tell whether the key was written and is not a default."""
+        return self.place(key) != DEFAULT
+
     def nearest_place(self, key: str) -> str:
         """Return where a key, or else the section it is missing from, was written."""
-        while "." in key and self.place(key) == "default":
+        while "." in key and not self.is_given(key):
             key = key.rpartition(".")[0]
         return self.place(key)
 
@@ -143,9 +148,8 @@ def _sequence_fits(facts: Facts) -> Iterator[Problem]:
     longest = facts.model.max_positions if facts.model else None
     wanted = facts.recipe.data.max_seq_len
     if longest is not None and wanted > longest:
-        message = (
-            f"max_seq_len {wanted} is more than the model's max_position_embeddings {longest}."
-        )
+        said = f"{wanted}" if facts.is_given("data.max_seq_len") else f"{wanted} (default)"
+        message = f"max_seq_len {said} is more than the model's max_position_embeddings {longest}."
         yield facts.problem("data.max_seq_len", message, f"Use at most {longest}.")
 
 
@@ -207,6 +211,6 @@ def warn_recipe(recipe: Recipe, place: Place) -> Iterator[Problem]:
     if not has_validation(recipe) and recipe.evaluate.every_steps is not None:
         message = "nothing is evaluated: there are no validation rows."
         yield facts.problem("evaluate.every_steps", message, "Give data.validation_fraction.")
-    if recipe.train.schedule != "wsd" and place("train.decay_ratio") != "default":
+    if recipe.train.schedule != "wsd" and facts.is_given("train.decay_ratio"):
         message = f"decay_ratio is for schedule wsd; {recipe.train.schedule} ignores it."
         yield facts.problem("train.decay_ratio", message)

@@ -77,7 +77,8 @@ def draft_recipe(path: Path, overrides: Sequence[str] = ()) -> Draft:
     try:
         recipe = validate(data)
     except ValidationError as error:
-        problems += schema_problems(error, clean)
+        # A secret's key was taken out, so that nothing quotes it; it is not missing as well.
+        problems += [p for p in schema_problems(error, clean) if p.key not in unusable]
         recipe, mended = repaired(data, error)
         unusable |= mended
     origins = {dotted(path): node.place for path, node in clean.walk() if path}

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from launcher.recipe.schema import (
     NAME_PATTERN,
+    TIME_PATTERN,
     FreezeMethod,
     FullMethod,
     LoraMethod,
@@ -24,6 +25,10 @@ METHODS: dict[str, type[BaseModel]] = {
     "freeze": FreezeMethod,
     "lora": LoraMethod,
     "qlora": QloraMethod,
+}
+_PATTERNS = {
+    NAME_PATTERN: "letters, digits, '.', '_' and '-' (text, at most 100, no '.', '_' or '-' first)",
+    TIME_PATTERN: "minutes, hours:minutes:seconds or days-hours:minutes:seconds (text)",
 }
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
@@ -90,15 +95,20 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             str(arguments[0]) if len(arguments) == 1 else f"one of {', '.join(map(str, arguments))}"
         )
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(part) for part in arguments if part is not type(None))
+        arms = [describe(part) for part in arguments if part is not type(None)]
+        return " or ".join(dict.fromkeys(arms))
     if origin is tuple:
-        many = arguments[-1] is Ellipsis
-        return (
-            f"a list {'' if many else f'of {len(arguments)}: '}{'of ' * many}{_item(arguments[0])}"
-        )
+        return _list_rule(arguments, metadata)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "a section"
     return _scalar(annotation, metadata)
+
+
+def _list_rule(arguments: tuple[Any, ...], metadata: Sequence[Any]) -> str:
+    if arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)}: each {describe(arguments[0])}"
+    least = next((entry.min_length for entry in metadata if hasattr(entry, "min_length")), 0)
+    return f"a list of {f'at least {least} ' if least else ''}{_item(arguments[0])}"
 
 
 def _item(annotation: Any) -> str:
@@ -114,8 +124,9 @@ def _flatten(metadata: Sequence[Any]) -> list[Any]:
 
 
 def _scalar(annotation: Any, metadata: Sequence[Any]) -> str:
-    if any(getattr(entry, "pattern", None) == NAME_PATTERN for entry in metadata):
-        return "letters, digits, '.', '_' and '-' (text, at most 100, no '.', '_' or '-' first)"
+    for entry in metadata:
+        if getattr(entry, "pattern", None) in _PATTERNS:
+            return _PATTERNS[entry.pattern]
     if annotation is str:
         return "text"
     if annotation is bool:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+# What sbatch takes (https://slurm.schedmd.com/sbatch.html#OPT_time).
+TIME_PATTERN = r"^(UNLIMITED|\d+(:[0-5]?\d){0,2}|\d+-([01]?\d|2[0-3])(:[0-5]?\d){0,2})$"
 
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
@@ -282,7 +284,7 @@ class ClusterSection(Section):
     """Ranks per node; absent: the GPUs of this machine, else `cpu_ranks`."""
     cpu_ranks: PositiveInt = 1
     """Ranks on a machine without a GPU."""
-    time: str | None = None
+    time: Annotated[str, Field(pattern=TIME_PATTERN)] | None = None
     """Time limit of a Slurm job, as sbatch reads it; quote it."""
     partition: str | None = None
     """Slurm partition."""
