@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import deepspeed
 import torch
@@ -43,9 +43,11 @@ def add_adapter(
     """
     saved = [*saved_modules, *(m for m in method.modules_to_save if m not in saved_modules)]
     check_names(model, method)
+    # peft takes any number, and says int; whole numbers are written without a point.
+    alpha: Any = int(method.alpha) if method.alpha.is_integer() else method.alpha
     config = LoraConfig(
         r=method.rank,
-        lora_alpha=method.alpha,
+        lora_alpha=alpha,
         lora_dropout=method.dropout,
         target_modules=target_modules(model, method.target_modules, saved),
         modules_to_save=saved or None,
@@ -57,7 +59,7 @@ def add_adapter(
     )
     # peft would cast adapters to float32 beside a bf16 base. DeepSpeed wants one dtype in a flat
     # buffer, and its optimizer keeps float32 masters of what is trained: nothing is lost.
-    TrainableTokensLayer._collect_token_weights = _collect_rows
+    setattr(TrainableTokensLayer, "_collect_token_weights", _collect_rows)  # noqa: B010 - a method
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
@@ -87,8 +89,8 @@ def _declare_borrowed_weights(model: PeftModel) -> None:
     https://deepspeed.readthedocs.io/en/latest/zero3.html#registering-external-parameters
     """
     for module in model.modules():
-        borrowed = [
-            (dora, module.base_layer.weight)
+        borrowed: list[tuple[nn.Module, Any]] = [
+            (dora, cast(nn.Linear, module.base_layer).weight)
             for dora in getattr(module, "lora_magnitude_vector", {}).values()
         ]
         if isinstance(module, TrainableTokensLayer):

@@ -7,6 +7,8 @@ so it changes the model's predictions least and is the same everywhere.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -22,7 +24,7 @@ def fit_vocabulary(
     Never shrinks: many models have more rows than tokens. Raises InputError when the tokenizer
     doesn't fit the model although the recipe adds no tokens.
     """
-    num_rows = full_shape(model.get_input_embeddings().weight)[0]
+    num_rows = num_embeddings(model)
     if num_tokens <= num_rows:
         return ()
     if not add_tokens:
@@ -44,6 +46,11 @@ def fit_vocabulary(
                 _fill_with_mean(parameter, num_rows)
                 changed.append(name)
     return tuple(changed)
+
+
+def num_embeddings(model: PreTrainedModel) -> int:
+    """Return the rows of the input embedding, partitioned or not."""
+    return full_shape(cast(nn.Embedding, model.get_input_embeddings()).weight)[0]
 
 
 def _tensors(layer: nn.Module | None) -> list[nn.Parameter]:

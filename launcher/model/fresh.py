@@ -55,7 +55,7 @@ def fill_missing(model: nn.Module, names: Iterable[str], seed: int, std: float) 
         set_values(parameter, values)
 
 
-def full_shape(parameter: nn.Parameter) -> torch.Size:
+def full_shape(parameter: Tensor) -> torch.Size:
     """Return the shape of the whole tensor, partitioned or not."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 

@@ -18,7 +18,7 @@ from transformers.integrations import deepspeed_config
 from launcher.errors import InputError, Problem
 from launcher.model import quantize
 from launcher.model.adapter import add_adapter
-from launcher.model.embeddings import fit_vocabulary, is_tied
+from launcher.model.embeddings import fit_vocabulary, is_tied, num_embeddings
 from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
 from launcher.model.recompute import enable_gradient_checkpointing
@@ -67,6 +67,7 @@ def load_model(
     model, missing = _read_weights(recipe, auto_class, folder, outline, heads, zero_stage, device)
     std = getattr(config.get_text_config(), "initializer_range", None) or DEFAULT_STD
     fill_missing(model, missing, recipe.run.seed, std)
+    num_known = num_embeddings(model)
     grown = fit_vocabulary(model, len(tokenizer), add_tokens=recipe.model.add_tokens)
     # Generation wants the cache of keys and values; training and validation would only fill it.
     model.config.use_cache = False
@@ -82,7 +83,7 @@ def load_model(
             recipe.method,
             auto_class=auto_class,
             saved_modules=saved,
-            new_token_ids=tokenizer.convert_tokens_to_ids(list(recipe.model.add_tokens)),
+            new_token_ids=_new_token_ids(tokenizer, recipe.model.add_tokens, num_known),
             seed=recipe.run.seed,
             dtype=getattr(torch, recipe.model.dtype),
             sharded=zero_stage == 3,
@@ -99,7 +100,9 @@ def read_config(
 ) -> PreTrainedConfig:
     """Read config.json and write the labels and the padding token into it."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, KeyError, OSError) as error:
         raise _unreadable(folder, error) from error
     if labels:
@@ -227,6 +230,16 @@ def _saved_modules(
     output_layer = [] if is_tied(model) else module_name(model, model.get_output_embeddings())
     grown_output = [m for m in output_layer if any(name.startswith(f"{m}.") for name in grown)]
     return list(dict.fromkeys([*heads, *covering_modules(names, missing), *grown_output]))
+
+
+def _new_token_ids(
+    tokenizer: PreTrainedTokenizerBase, add_tokens: Sequence[str], num_known: int
+) -> list[int]:
+    """Return the ids of the recipe's own tokens and of whatever had no row in the model."""
+    if not add_tokens:
+        return []
+    vocabulary = tokenizer.get_vocab()
+    return sorted({*(vocabulary[t] for t in add_tokens), *range(num_known, len(tokenizer))})
 
 
 def module_name(model: PreTrainedModel, wanted: torch.nn.Module | None) -> list[str]:

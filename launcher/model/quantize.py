@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import bitsandbytes
 import torch
@@ -66,7 +67,7 @@ def prepare_quantized(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-class _ShardableState(bitsandbytes.MatmulLtState):  # type: ignore[misc]
+class _ShardableState(bitsandbytes.MatmulLtState):
     """The state of an 8-bit layer that reads the weight instead of keeping a whole copy of it."""
 
     parameter: nn.Parameter
@@ -90,9 +91,10 @@ def shard_int8_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear8bitLt):
             module.init_8bit_state()
-            del module.state.CB
-            module.state.parameter = module.weight
-            module.state.__class__ = _ShardableState
+            state: Any = module.state
+            del state.CB
+            state.parameter = module.weight
+            state.__class__ = _ShardableState
 
 
 def is_quantized_parameter(parameter: nn.Parameter) -> bool:
