@@ -118,8 +118,8 @@ def sentence(event: Event) -> str:
     """Say an event in words: its kind, its step, and its message or fields."""
     kind = event.kind.replace("_", " ")
     fields: Mapping[str, Any] = event.fields
-    if event.kind == "overfitting" and "since" in fields:
-        return f"overfitting since step {fields['since']} (seen at step {event.step})"
+    if event.kind == "overfitting" and "since_step" in fields:
+        return f"overfitting since step {fields['since_step']} (seen at step {event.step})"
     if "message" in fields:
         return f"{kind} at step {event.step}: {fields['message']}"
     detail = ", ".join(f"{key} {_figure(value)}" for key, value in fields.items())

@@ -71,7 +71,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 def test_overfitting_is_said_with_its_step() -> None:
-    event = Event("overfitting", "t", 120, {"since": 80})
+    event = Event("overfitting", "t", 120, {"since_step": 80})
     assert sentence(event) == "overfitting since step 80 (seen at step 120)"
 
 

@@ -35,7 +35,7 @@ def test_records_and_events_reach_their_files(
         recorder.train(train_record(1))
         recorder.evaluation(evaluation_record(1))
         recorder.event("checkpoint", path="checkpoints/step-000001")
-        recorder.event("overfitting", step=7, since=1)
+        recorder.event("overfitting", step=7, since_step=1)
     assert [len(record) for record in read_lines(run_dir.metrics).records] == [11, 3]
     events = read_lines(run_dir.events).records
     assert [(event["kind"], event["step"]) for event in events] == [
