@@ -26,7 +26,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 _EMBEDDING = re.compile(r"(^|\.)([^.]*embed[^.]*|wte|wpe|shared)\.weight$")
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|cls|classifier|score|pre_classifier)\.")
-_BUFFER = re.compile(r"(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
+_BUFFER = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
+_TRANSPOSED = ("gpt2", "openai-gpt")  # their Conv1D weights are (in, out)
 _HEADS = {
     "causal-lm": ("lm_head.*", "embed_out.*"),
     "sequence-classification": ("classifier.*", "pre_classifier.*", "score.*"),
@@ -104,7 +105,11 @@ def _num_trainable(recipe: Recipe, base: Shapes, total: int, config: Mapping[str
     method = recipe.method
     if isinstance(method, LoraMethod):
         saved = {name for name in base if _saved_in_full(name, recipe, method)}
-        adapters = sum(adapter_size(method, shape) for _, shape in targets(method, base, saved))
+        transposed = config.get("model_type") in _TRANSPOSED
+        adapters = sum(
+            adapter_size(method, shape[::-1] if transposed else shape)
+            for _, shape in targets(method, base, saved)
+        )
         return adapters + _numel({name: base[name] for name in saved})
     if isinstance(method, FreezeMethod):
         patterns = method.trainable or _HEADS[recipe.model.task]

@@ -44,5 +44,11 @@ def _inline(value: Any) -> str:
         return f"[{', '.join(_inline(item) for item in value)}]"
     if isinstance(value, str):
         plain = _PLAIN_TEXT.match(value) and isinstance(parse_scalar(value), str)
-        return value if plain else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\x7f")
+        return value if plain else _quoted(value)
     return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """Return a YAML double-quoted scalar: JSON's, with what YAML takes for a line break escaped."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)

@@ -69,7 +69,7 @@ def parse_yaml(text: str, name: str, *, place: str | None = None) -> Node:
         return _Builder(name, place).document(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         raise InputError(_syntax_problem(error, name, text)) from error
-    except (YAMLError, ValueError) as error:  # ValueError: \U escapes beyond Unicode
+    except (YAMLError, ValueError, OverflowError) as error:  # the last two: \U beyond Unicode
         where = f"at character {error.position + 1}" if hasattr(error, "position") else ""
         message = f"not YAML {where}: {getattr(error, 'reason', error)}."
         raise InputError(Problem(name, "", message)) from error

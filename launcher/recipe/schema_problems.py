@@ -57,7 +57,9 @@ def schema_problems(error: ValidationError, root: Node) -> list[Problem]:
         path = real_path(detail["loc"], detail["type"])
         # Each alternative of a union reports on its own; the rule text names them all at once.
         by_path.setdefault(path, _problem(path, detail["type"], detail.get("input"), root))
-    return list(by_path.values())
+    # pydantic counts broken items as absent, and reports the list as too short besides.
+    above = {path[:depth] for path in by_path for depth in range(len(path))}
+    return [problem for path, problem in by_path.items() if path not in above]
 
 
 def real_path(loc: tuple[int | str, ...], kind: str) -> KeyPath:
