@@ -64,7 +64,7 @@ def test_variants_are_spelled_out(folder: Path) -> None:
         "ZeRO stage 3 (zero3_offload), offload optimizer to cpu and parameters to cpu"
     )
     assert plan["precision"] == "bfloat16, adamw, no gradient clipping, activations recomputed"
-    assert plan["method"] == "lora: rank 16, alpha 32 on q_proj, rslora"
+    assert plan["method"] == "lora: rank 8, alpha 32 on q_proj, rslora"
     assert plan["evaluation"] == "none (no validation rows)"
     assert plan["learning rate"] == "1e-05, wsd (last 20 % decay) to 0"
     assert plan["checkpoints"] == "every epoch; the last 2 kept"

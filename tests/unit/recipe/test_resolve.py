@@ -26,8 +26,8 @@ def test_the_resolved_recipe_is_the_same_recipe(resolved: Resolve, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "text",
-    ["no", "null", "1e-5", "08", "12:30", "a: b", "# x", "- x", "", " x ", "é ∑ 🙂", "a\nb\tc", "'\"\\",
-     "@x", "~", "true", "{a}", "0x1", "%a", "\x7f", "\x85\u2028"],
+    ["no", "null", "1e-5", "08", "12:30", "a: b", "# x", "- x", "", " x ", "é ∑ 🙂", "a\nb\tc",
+     "'\"\\", "@x", "~", "true", "{a}", "0x1", "%a", "\x7f", "\x85\u2028"],
 )  # fmt: skip
 def test_odd_text_survives_writing(text: str, resolved: Resolve) -> None:
     recipe = resolved().recipe
