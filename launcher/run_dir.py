@@ -57,6 +57,11 @@ class RunDir:
         """The folder of `step-NNNNNN/` folders."""
         return self.root / "checkpoints"
 
+    @property
+    def model(self) -> Path:
+        """What the weights need to be read: config, tokenizer, adapter settings; no tensors."""
+        return self.root / "model"
+
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint taken after optimizer step `step`."""
         return self.checkpoints / f"step-{step:06d}"

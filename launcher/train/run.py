@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
+from launcher.checkpoint.describe import save_description
 from launcher.data.sampler import Windows
 from launcher.metrics.recorder import open_recorder
 from launcher.model.load import LoadedModel, load_model
@@ -45,6 +46,8 @@ def run_rank(resolved: ResolvedRun, world: World, terminal: TextIO = sys.stdout)
         zero_stage=resolved.zero_stage,
         device=accelerator.device,
     )
+    if world.is_main_process:
+        save_description(run_dir, recipe, loaded.model, prepared.tokenizer)
     audit = GradientAudit(loaded.model)
     optimizer = build_optimizer(loaded.model, recipe.train, accelerator.device)
     windows = Windows(

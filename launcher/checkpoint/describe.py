@@ -1,0 +1,148 @@
+"""What weights need to be read: class, config, tokenizer and adapter settings, kept with the run.
+
+A checkpoint holds tensors and names only. With this folder beside it, an export needs neither the
+training data nor the code that built the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftConfig, PeftModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import deepspeed
+
+from launcher.errors import TrainingError
+from launcher.recipe.schema import Recipe
+from launcher.run_dir import RunDir
+
+QUANTIZATION = "quantization.json"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """The model of a run without its weights."""
+
+    model_class: Any
+    """The transformers class of the base model."""
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    adapter: LoraConfig | None
+    """None where the model's own weights are trained."""
+    quantization: dict[str, Any] | None
+    """Settings for BitsAndBytesConfig; None where the base is not quantised."""
+
+
+def save_description(
+    run_dir: RunDir,
+    recipe: Recipe,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write the description of the model that is about to be trained; by one process.
+
+    Needs no tensor, so it works on a partitioned model without any other rank.
+    """
+    folder = run_dir.model
+    folder.mkdir(parents=True, exist_ok=True)
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = copy.deepcopy(base.config)
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        settings = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
+        (folder / QUANTIZATION).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        del config.quantization_config
+    config.architectures = [type(base).__name__]
+    config.dtype = recipe.model.dtype
+    config.use_cache = True  # switched off for training only
+    config.save_pretrained(folder)
+    if base.can_generate() and base.generation_config is not None:
+        base.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if isinstance(model, PeftModel):
+        adapter = copy.deepcopy(model.peft_config["default"])
+        adapter.base_model_name_or_path = recipe.model.path
+        adapter.revision = recipe.model.revision
+        adapter.inference_mode = True
+        adapter.save_pretrained(str(folder))
+
+
+def read_description(run_dir: RunDir) -> Description:
+    """Read what `save_description` wrote."""
+    folder = run_dir.model
+    if not (folder / "config.json").is_file():
+        raise TrainingError(
+            f"{folder}: config.json is missing, so the weights of this run can't be read. "
+            "Start the run once more: it writes this folder anew and resumes."
+        )
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    class_name = (config.architectures or [""])[0]
+    adapter = None
+    if (folder / ADAPTER_CONFIG).is_file():
+        adapter = PeftConfig.from_pretrained(str(folder))
+        assert isinstance(adapter, LoraConfig)
+    quantization = None
+    if (folder / QUANTIZATION).is_file():
+        quantization = json.loads((folder / QUANTIZATION).read_text(encoding="utf-8"))
+    return Description(
+        model_class=getattr(transformers, class_name),
+        config=config,
+        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        adapter=adapter,
+        quantization=quantization,
+    )
+
+
+def save_companions(description: Description, run_dir: RunDir, folder: Path) -> None:
+    """Write tokenizer and generation settings beside exported weights."""
+    description.tokenizer.save_pretrained(folder)
+    source = run_dir.model
+    if (source / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(source).save_pretrained(folder)
+
+
+def skeleton(description: Description) -> PreTrainedModel:
+    """Return the base model on the meta device: modules, names and shapes, no weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = description.model_class(description.config)
+    return model
+
+
+@contextmanager
+def plain_transformers() -> Iterator[None]:
+    """Load models whole and quietly, also in a rank whose DeepSpeed config says ZeRO-3.
+
+    transformers partitions every model that it loads while such a config is alive; one process
+    alone would wait for the others there for ever.
+    """
+    holder: Any = deepspeed._hf_deepspeed_config_weak_ref
+    config = None if holder is None else holder()
+    deepspeed.unset_hf_deepspeed_config()
+    verbosity = transformers.logging.get_verbosity()
+    progress = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if progress:
+            transformers.logging.enable_progress_bar()
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
