@@ -76,12 +76,13 @@ def data_section(report: dict[str, Any]) -> dict[str, Any]:
     """Return the tables of the data report; empty where there is none."""
     splits = [name for name in ("train", "validation") if isinstance(report.get(name), dict)]
     labels: dict[str, int] = report[splits[0]].get("labels", {}) if splits else {}
+    by_count = sorted(labels.items(), key=lambda label: -label[1])
     most = max(labels.values(), default=0)
     return {
         "splits": [_split(name, report[name]) for name in splits],
         "labels": [
             {"name": label, "count": f"{number:,}", "percent": round(100 * number / most, 1)}
-            for label, number in list(labels.items())[:MANY_LABELS]
+            for label, number in by_count[:MANY_LABELS]
             if most
         ],
         "more_labels": max(0, len(labels) - MANY_LABELS),

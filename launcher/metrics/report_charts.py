@@ -1,22 +1,30 @@
-"""The report's curves as Plotly figures: plain dictionaries, drawn by the page itself."""
+"""Which curves the report shows of a run, and what is marked in them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from launcher.metrics.report_plot import (
+    BEST,
+    MUTED,
+    OVERFITTING,
+    SERIES,
+    TRAINING,
+    VALIDATION,
+    Layout,
+    Trace,
+    anchor,
+    base_layout,
+    figure,
+    line,
+    short,
+    smoothed,
+)
 from launcher.metrics.report_read import RunRecords, series, value_at
 
-Trace = dict[str, Any]
-
-INK, MUTED, FAINT = "#1d2433", "#667085", "#c9d0db"
-TRAINING, VALIDATION, BEST, OVERFITTING = "#586377", "#1f5fd0", "#0b7a5b", "#b25e09"
-SECOND, THIRD = "#8a5a9e", "#0b7a5b"
-POINTS = 1200  # of a curve: more than a screen has columns
-FEW_POINTS = 60  # up to which a curve is readable as it is
 GIB = 2**30
 
 
@@ -51,14 +59,14 @@ def loss_chart(records: RunRecords) -> Chart | None:
     validation_steps, validation = series(records.evaluations, "validation/loss")
     if validation_steps:
         traces.append(line(validation_steps, validation, "validation", VALIDATION, markers=True))
-    layout = base_layout(records, "loss per target (nats)", height=430)
+    layout = base_layout(records.last_step, "loss per target (nats)", height=430)
     mark_best(records, traces, layout)
     mark_overfitting(records, layout)
     mark_restarts(records, traces, layout)
-    return Chart("loss", "Training and validation loss", _figure(traces, layout))
+    return Chart("loss", "Training and validation loss", figure(traces, layout))
 
 
-def mark_best(records: RunRecords, traces: list[Trace], layout: dict[str, Any]) -> None:
+def mark_best(records: RunRecords, traces: list[Trace], layout: Layout) -> None:
     """Ring the best step on the validation curve and write its value beside it."""
     step = best_step(records)
     loss = None if step is None else value_at(records.evaluations, step, "validation/loss")
@@ -66,21 +74,22 @@ def mark_best(records: RunRecords, traces: list[Trace], layout: dict[str, Any]) 
         return
     traces.append(
         {
-            "type": "scatter", "mode": "markers", "x": [step], "y": [_short(loss)],
+            "type": "scatter", "mode": "markers", "x": [step], "y": [short(loss)],
             "name": "best", "hoverinfo": "skip",
             "marker": {"size": 13, "color": "#ffffff", "line": {"width": 3, "color": BEST}},
         }
     )  # fmt: skip
     layout["annotations"].append(
         {
-            "x": step, "y": _short(loss), "text": f"best: {loss:.4f} at step {step:,}",
+            "x": step, "y": short(loss), "text": escape(best_text(records, step, loss)),
+            "xanchor": anchor(step / max(1, records.last_step)),
             "showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": BEST,
             "ax": 0, "ay": -46, "font": {"color": BEST, "size": 13}, "bgcolor": "#ffffff",
         }
     )  # fmt: skip
 
 
-def mark_overfitting(records: RunRecords, layout: dict[str, Any]) -> None:
+def mark_overfitting(records: RunRecords, layout: Layout) -> None:
     """Shade the steps from which validation loss rose while training loss fell."""
     since = overfitting_since(records)
     if since is None:
@@ -101,7 +110,7 @@ def mark_overfitting(records: RunRecords, layout: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def mark_restarts(records: RunRecords, traces: list[Trace], layout: dict[str, Any]) -> None:
+def mark_restarts(records: RunRecords, traces: list[Trace], layout: Layout) -> None:
     """Draw a dotted line where an attempt went on from a checkpoint; the legend names it once."""
     dotted = {"width": 1.2, "dash": "dot", "color": MUTED}
     for step in records.restart_steps:
@@ -127,20 +136,19 @@ def metric_charts(records: RunRecords) -> list[Chart]:
     shares = {key for key, (_, values) in found.items() if all(0 <= value <= 1 for value in values)}
     result = []
     if shares:
-        colors = (VALIDATION, SECOND, THIRD, TRAINING)
         traces = [
-            line(*found[key], _metric_name(key), colors[index % 4], markers=True)
+            line(*found[key], _metric_name(key), SERIES[index % len(SERIES)], markers=True)
             for index, key in enumerate(sorted(shares))
         ]
-        layout = base_layout(records, "share of validation rows")
+        layout = base_layout(records.last_step, "share of validation rows")
         layout["yaxis"] |= {"tickformat": ".0%", "range": [0, 1.02]}
         title = " and ".join(_metric_name(key) for key in sorted(shares))
-        result.append(Chart("shares", _capital(title), _figure(traces, layout)))
+        result.append(Chart("shares", _capital(title), figure(traces, layout)))
     for key in (key for key in found if key not in shares):
         name = _metric_name(key)
-        layout = base_layout(records, name)
+        layout = base_layout(records.last_step, name)
         traces = [line(*found[key], name, VALIDATION, markers=True)]
-        result.append(Chart(f"metric-{len(result)}", _capital(name), _figure(traces, layout)))
+        result.append(Chart(f"metric-{len(result)}", _capital(name), figure(traces, layout)))
     return result
 
 
@@ -157,16 +165,16 @@ def curve(
     steps, values = series(records.train, key)
     if not steps:
         return None
-    layout = base_layout(records, unit)
+    layout = base_layout(records.last_step, unit)
     if exponent:
-        layout["yaxis"] |= {"exponentformat": "e", "hoverformat": ".3e"}
+        layout["yaxis"] |= {"rangemode": "tozero", "exponentformat": "e", "hoverformat": ".3e"}
     if from_zero:
         layout["yaxis"] |= {"rangemode": "tozero", "hoverformat": ",.0f"}
     if exponent:
         traces = [line(steps, values, title.lower(), VALIDATION)]
     else:
         traces = smoothed(steps, values, "", VALIDATION)
-    return Chart(key, title, _figure(traces, layout))
+    return Chart(key, title, figure(traces, layout))
 
 
 def gradient_chart(records: RunRecords) -> Chart | None:
@@ -199,10 +207,10 @@ def memory_chart(records: RunRecords) -> Chart | None:
     steps, values = series(records.train, "peak_memory_bytes")
     if not steps:
         return None
-    layout = base_layout(records, "peak so far, GiB")
+    layout = base_layout(records.last_step, "peak so far, GiB")
     layout["yaxis"] |= {"rangemode": "tozero", "hoverformat": ".3f"}
     traces = [line(steps, [value / GIB for value in values], "memory", VALIDATION)]
-    return Chart("memory", f"Memory ({memory_kind(records)})", _figure(traces, layout))
+    return Chart("memory", f"Memory ({memory_kind(records)})", figure(traces, layout))
 
 
 def memory_kind(records: RunRecords) -> str:
@@ -218,6 +226,22 @@ def best_step(records: RunRecords) -> int | None:
     return None if step is None else int(step)
 
 
+def monitor(records: RunRecords) -> str:
+    """Return the metric that decided which step is the best."""
+    best = records.summary.get("best") or {}
+    chosen = best.get("metric") or records.setting("early_stopping", "monitor")
+    return str(chosen or "validation/loss")
+
+
+def best_text(records: RunRecords, step: int, loss: float) -> str:
+    """Say what was best: the loss, or the metric that was monitored instead."""
+    metric = monitor(records)
+    value = value_at(records.evaluations, step, metric)
+    if metric == "validation/loss" or value is None:
+        return f"best: {loss:.4f} at step {step:,}"
+    return f"best {_metric_name(metric)}: {value:.4f} at step {step:,}"
+
+
 def overfitting_since(records: RunRecords) -> int | None:
     """Return the first step of overfitting, if the run said so."""
     if records.summary:
@@ -225,111 +249,6 @@ def overfitting_since(records: RunRecords) -> int | None:
     else:
         since = records.last_event("overfitting").get("since_step")
     return None if since is None else int(since)
-
-
-def line(
-    steps: Sequence[int],
-    values: Sequence[float],
-    name: str,
-    color: str,
-    *,
-    width: float = 2,
-    markers: bool = False,
-) -> Trace:
-    """Return one curve, thinned to what a screen can show."""
-    x, y = thin(steps, values)
-    trace: Trace = {
-        "type": "scatter",
-        "mode": "lines+markers" if markers else "lines",
-        "x": x,
-        "y": [_short(value) for value in y],
-        "name": escape(name),  # Plotly reads a few HTML tags in names
-        "line": {"color": color, "width": width},
-    }
-    if markers:
-        trace |= {"marker": {"size": 6, "color": color}, "cliponaxis": False}
-    if not markers and len(x) == 1:
-        trace["mode"] = "markers"  # a line of one point would be invisible
-    return trace
-
-
-def smoothed(steps: list[int], values: list[float], name: str, color: str) -> list[Trace]:
-    """Return a curve; a long one as its moving average over what was measured.
-
-    `name` goes in front of the two names in the legend.
-    """
-    if not steps:
-        return []
-    if len(steps) <= FEW_POINTS:
-        return [line(steps, values, name.removesuffix(", "), color)]
-    raw = line(steps, values, f"{name}each record", FAINT, width=1)
-    return [raw, line(steps, smooth(values), f"{name}smoothed", color)]
-
-
-def smooth(values: Sequence[float], weight: float = 0.92) -> list[float]:
-    """Return the exponential moving average, without the bias of its start."""
-    smoothed, average, norm = [], 0.0, 0.0
-    for value in values:
-        if math.isfinite(value):
-            average = weight * average + (1 - weight) * value
-            norm = weight * norm + (1 - weight)
-        smoothed.append(average / norm if norm and math.isfinite(value) else math.nan)
-    return smoothed
-
-
-def thin(
-    steps: Sequence[int], values: Sequence[float], limit: int = POINTS
-) -> tuple[list[int], list[float]]:
-    """Keep the lowest and highest point of each bucket, so that no spike is lost."""
-    if len(steps) <= limit:
-        return list(steps), list(values)
-    size = math.ceil(2 * len(steps) / limit)
-    kept: set[int] = {0, len(steps) - 1}
-    for start in range(0, len(steps), size):
-        bucket = range(start, min(start + size, len(steps)))
-        kept |= {index for index in bucket if not math.isfinite(values[index])}
-        finite = [index for index in bucket if math.isfinite(values[index])]
-        if finite:
-            kept |= {min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)}
-    order = sorted(kept)
-    return [steps[index] for index in order], [values[index] for index in order]
-
-
-def base_layout(records: RunRecords, unit: str, height: int = 270) -> dict[str, Any]:
-    """Return the common look: thin grid, no frame, units on the axes."""
-    axis = {
-        "gridcolor": "#eceff3", "zeroline": False, "linecolor": "#d5dae2", "tickcolor": "#d5dae2",
-        "ticks": "outside", "ticklen": 4, "automargin": True,
-    }  # fmt: skip
-    end = max(1, records.last_step)
-    title_font = {"size": 13, "color": MUTED}
-    return {
-        "height": height,
-        "margin": {"l": 56, "r": 14, "t": 30, "b": 44},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "hovermode": "x unified",
-        "showlegend": False,
-        "xaxis": {**axis, "showgrid": False, "range": [-0.005 * end, 1.01 * end],
-                  "title": {"text": "optimizer step", "font": title_font, "standoff": 8},
-                  "hoverformat": ",d", "separatethousands": True},
-        "yaxis": {**axis, "showline": False, "ticks": "",
-                  "title": {"text": escape(unit), "font": title_font, "standoff": 10}},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "shapes": [],
-        "annotations": [],
-    }  # fmt: skip
-
-
-def _figure(traces: list[Trace], layout: dict[str, Any]) -> dict[str, Any]:
-    layout["showlegend"] = len(traces) > 1
-    if len(traces) == 1:
-        layout["margin"] = {**layout["margin"], "t": 14}
-    return {"data": traces, "layout": layout}
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _metric_name(key: str) -> str:

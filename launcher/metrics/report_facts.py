@@ -10,7 +10,13 @@ from typing import Any
 
 from launcher.metrics.console import duration
 from launcher.metrics.record import number
-from launcher.metrics.report_charts import GIB, best_step, memory_kind, overfitting_since
+from launcher.metrics.report_charts import (
+    GIB,
+    best_step,
+    memory_kind,
+    monitor,
+    overfitting_since,
+)
 from launcher.metrics.report_read import Json, RunRecords, series, value_at
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -168,7 +174,8 @@ def _best_tiles(records: RunRecords) -> list[Tile]:
     detail = f"at step {step:,}"
     if loss is not None and first:
         detail += f" · {first:.4f} before ({loss / first - 1:+.0%})"
-    found = [Tile("Best validation loss", f"{loss:.4f}", detail)] if loss is not None else []
+    label = "Best validation loss" if monitor(records) == "validation/loss" else "Validation loss"
+    found = [Tile(label, f"{loss:.4f}", detail)] if loss is not None else []
     for key, name in (("validation/accuracy", "Accuracy"), ("validation/f1", "F1")):
         value = value_at(records.evaluations, step, key)
         before = value_at(records.evaluations, 0, key)

@@ -26,8 +26,12 @@ def last_logged_step(folder: Path, run_id: str) -> int:
 
 def _steps(path: Path) -> Iterator[int]:
     record_type = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
+    damage = importlib.import_module("google.protobuf.message").DecodeError
     for entry in _entries(path.read_bytes()):
-        record: Any = record_type.FromString(entry)
+        try:
+            record: Any = record_type.FromString(entry)
+        except damage:  # a block that a power cut left half written
+            return
         for item in record.history.item:
             if item.key == "step" or list(item.nested_key) == ["step"]:
                 yield int(json.loads(item.value_json))

@@ -16,8 +16,8 @@ import pytest
 from launcher.metrics.jsonl import JsonlWriter
 from launcher.metrics.record import Event
 from launcher.metrics.report import build_report, spans
-from launcher.metrics.report_charts import POINTS, smooth, thin
 from launcher.metrics.report_facts import count, event_rows, notes, outcome
+from launcher.metrics.report_plot import POINTS, smooth, thin
 from launcher.metrics.report_read import read_run
 from launcher.run_dir import RunDir
 from tests.support.records import train_record
@@ -301,6 +301,20 @@ def test_charts_leave_no_hole(num_small: int) -> None:
         assert filled <= 6  # no chart wraps and leaves its row unfinished
         filled %= 6
     assert filled == 0
+
+
+@pytest.mark.parametrize(("step", "anchor"), [(16, "left"), (160, "center"), (320, "right")])
+def test_the_best_step_is_named_inside_the_chart(tmp_path: Path, step: int, anchor: str) -> None:
+    run_dir = write_sample_run(tmp_path / "run", "finished")
+    summary = json.loads(run_dir.summary.read_text())
+    accuracy = evaluation(step).metrics["validation/accuracy"]
+    summary["best"] = {"step": step, "metric": "validation/accuracy", "value": accuracy}
+    run_dir.summary.write_text(json.dumps(summary))
+    page = Page(build_report(run_dir))
+    (note,) = page.figures["loss"]["layout"]["annotations"]
+    assert note["text"] == f"best accuracy: {accuracy:.4f} at step {step}"
+    assert note["xanchor"] == anchor
+    assert "Best validation loss" not in page.text
 
 
 def test_of_a_restart_only_changes_are_told(early_stopped: RunDir) -> None:

@@ -25,6 +25,7 @@ from launcher.metrics.jsonl import read_lines
 from launcher.metrics.record import Event
 from launcher.metrics.recorder import open_recorder
 from launcher.metrics.wandb import WandbWriter, wandb_mode
+from launcher.metrics.wandb_files import last_logged_step
 from launcher.recipe.schema import WandbSection
 from launcher.run_dir import RunDir
 from tests.support.records import evaluation_record, recipe, train_record
@@ -135,6 +136,19 @@ def test_a_kill_loses_and_repeats_no_step(run_dir: RunDir, resume_step: int) -> 
     assert {row["step"]: row.get("train/loss") for row in rows if row["step"]} == {
         step: train_record(step).loss for step in range(1, 61)
     }
+
+
+def test_a_damaged_file_is_read_as_far_as_it_goes(run_dir: RunDir) -> None:
+    train(run_dir, 0, 20)
+    (path,) = files(run_dir)
+    whole = path.read_bytes()
+    assert last_logged_step(run_dir.wandb, "abcd1234") == 20
+    assert last_logged_step(run_dir.wandb, "another") == -1
+    for damaged in (whole[: len(whole) // 2], whole[: len(whole) // 2] + b"\xff" * 5000, b":W&B"):
+        path.write_bytes(damaged)
+        assert -1 <= last_logged_step(run_dir.wandb, "abcd1234") < 20
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole)))  # blocks that were never filled
+    assert 0 < last_logged_step(run_dir.wandb, "abcd1234") < 20
 
 
 def test_what_an_unreachable_wandb_missed_is_sent_after_the_resume(
