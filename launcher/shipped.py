@@ -28,10 +28,11 @@ def find_file(name: str, folder: str, suffix: str, beside: Path | None = None) -
     """
     given = Path(name).expanduser()
     here = (beside or Path()) / given
-    if here.exists():
+    if here.is_file():
         return here
-    if given.is_absolute() or given.parent.parts not in ((), (folder,)):
-        return None
-    stem = given.name if given.suffix == suffix else given.name + suffix
-    shipped = shipped_folder(folder) / stem
-    return shipped if shipped.is_file() else None
+    if not given.is_absolute() and given.parent.parts in ((), (folder,)):
+        name = given.name if given.suffix == suffix else given.name + suffix
+        shipped = shipped_folder(folder) / name
+        if shipped.is_file():
+            return shipped
+    return here if here.exists() else None  # a folder: the reader says what is wrong with it

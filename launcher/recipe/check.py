@@ -9,7 +9,7 @@ from launcher.errors import Problem
 from launcher.recipe.defaults import FORGETTING_RATE
 from launcher.recipe.finding import Finding, Place
 from launcher.recipe.model_folder import ModelFacts
-from launcher.recipe.schema import LoraMethod, Recipe
+from launcher.recipe.schema import LoraMethod, QloraMethod, Recipe
 from launcher.recipe.schema_problems import did_you_mean
 from launcher.recipe.steps import warmup_problem, warmup_steps
 from launcher.recipe.tree import DEFAULT
@@ -159,6 +159,14 @@ def _merge_needs_adapter(facts: Facts) -> Iterator[Problem]:
     if recipe.export.merge and not isinstance(recipe.method, LoraMethod):
         message = f"merge is for lora and qlora, and method.type is {recipe.method.type}."
         yield facts.problem("export.merge", message, "Remove it: nothing is left to merge.")
+
+
+@_reads("method")
+def _dora_fits_base(facts: Facts) -> Iterator[Problem]:
+    method = facts.recipe.method
+    if isinstance(method, QloraMethod) and method.dora and method.quantization == "int8":
+        message = "dora does not work with quantization int8: it would lose the scales."
+        yield facts.problem("method.dora", message, "Use nf4, or write dora: false.")
 
 
 @_reads("cluster")

@@ -10,6 +10,9 @@ from typing import Any
 from launcher.errors import InputError, Problem
 from launcher.recipe.finding import Place
 
+# Their positions start after the padding token's index, so 514 rows hold 512 tokens.
+_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -19,6 +22,7 @@ class ModelFacts:
     config: dict[str, Any]
     hidden_size: int | None
     max_positions: int | None
+    """Tokens in the longest row that the model has positions for."""
 
 
 def read_model_facts(path: str, place: Place) -> ModelFacts | None:
@@ -39,8 +43,15 @@ def read_model_facts(path: str, place: Place) -> ModelFacts | None:
         folder=folder,
         config=config,
         hidden_size=_integer(text, "hidden_size", "n_embd", "d_model"),
-        max_positions=_integer(text, "max_position_embeddings", "n_positions"),
+        max_positions=_max_positions(text),
     )
+
+
+def _max_positions(config: dict[str, Any]) -> int | None:
+    positions = _integer(config, "max_position_embeddings", "n_positions")
+    if positions is not None and config.get("model_type") in _PADDED_POSITIONS:
+        return positions - 1 - int(config.get("pad_token_id") or 0)
+    return positions
 
 
 def _read_config(path: Path, place: str) -> dict[str, Any]:

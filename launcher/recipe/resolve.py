@@ -61,12 +61,17 @@ class ResolvedRun:
 
 
 def resolve(
-    path: Path | str, overrides: Sequence[str] = (), processes: int | None = None
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    processes: int | None = None,
+    *,
+    fresh: bool = False,
 ) -> ResolvedRun:
     """Read a recipe and everything that it names; return the run that they describe.
 
     `processes` is the number of ranks that will carry it; by default nodes x GPUs per node, or
-    the CPU ranks that the recipe asks for. Raises one `InputError` with every problem found.
+    the CPU ranks that the recipe asks for. `fresh`: the run will get a new folder, so what lies in
+    the recipe's own plays no part. Raises one `InputError` with every problem found.
     """
     draft = draft_recipe(Path(path), overrides)
     if draft.loaded is None:
@@ -85,7 +90,7 @@ def resolve(
     found += missing
     config_problems = _check_config(root, recipe, batch, place) if root else []
     found += config_problems
-    found += [(("run.name", "run.dir"), p) for p in check_run_folder(recipe, place)]
+    found += [(("run.name", "run.dir"), p) for p in check_run_folder(recipe, place, fresh=fresh)]
     problems = [*draft.problems, *(p for keys, p in found if draft.has(keys))]
     if problems:
         raise InputError(problems)

@@ -21,11 +21,11 @@ CARRIERS: dict[str, Any] = {"run": {"dir"}, "cluster": True, "logging": True}
 """What may differ between two launches of the same run, as pydantic's `exclude`."""
 
 
-def check_run_folder(recipe: Recipe, place: Place) -> Iterator[Problem]:
-    """Yield why the run can't write to its folder, or would mix itself with another run."""
+def check_run_folder(recipe: Recipe, place: Place, *, fresh: bool) -> Iterator[Problem]:
+    """Yield why the run can't write to its folder, or (if not `fresh`) would mix with another."""
     run_dir = RunDir(Path(recipe.run.dir) / recipe.run.name)
     yield from _writable(run_dir.root, place("run.dir"))
-    if not run_dir.root.is_dir() or not any(run_dir.root.iterdir()):
+    if fresh or not run_dir.root.is_dir() or not any(run_dir.root.iterdir()):
         return
     if not run_dir.resolved.is_file():
         message = f"{run_dir.root} is not empty and is not a run of the launcher."
@@ -64,7 +64,7 @@ def _same_recipe(run_dir: RunDir, recipe: Recipe, place: Place) -> Iterator[Prob
     if differences:
         shown = "; ".join(f"{key} {old} -> {new}" for key, old, new in differences)
         message = f"{run_dir.root} holds a run of another recipe: {shown}."
-        cure = "Choose another run.name, or restore these keys to resume that run."
+        cure = "Choose another run.name (or run with --fresh), or restore these keys to resume it."
         yield Problem(place("run.name"), "run.name", message, cure)
 
 

@@ -16,10 +16,14 @@ def run_folder(resolved: ResolvedRun) -> RunDir:
 
 
 def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
-    """Make the run folder, private to its owner, and write into it what the run is."""
-    run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
+    """Make the run folder, private to its owner, and write into it what the run is.
+
+    The resolved recipe comes first: a folder that has anything else and not that is no run of ours.
+    """
+    run_dir.root.mkdir(parents=True, exist_ok=True)
     run_dir.root.chmod(0o700)
     if resolved.source.resolve() != run_dir.resolved.resolve():
+        run_dir.resolved.write_text(resolved.to_yaml(), encoding="utf-8")
         shutil.copyfile(resolved.source, run_dir.recipe)
-        run_dir.resolved.write_text(resolved.to_yaml())
+    run_dir.checkpoints.mkdir(exist_ok=True)
     run_dir.ds_config.write_text(json.dumps(resolved.deepspeed, indent=2) + "\n")

@@ -378,4 +378,9 @@ RECIPE_CASES = [
         ("open (mode 0777) is writable by everyone", "chmod o-w open"),
         edited("dir: runs", "dir: open"),
     ),
+    Case(
+        "DoRA on 8 bits",
+        ("method.dora: dora does not work with quantization int8",),
+        edited("type: lora\n", "type: qlora\n  quantization: int8\n  dora: true\n"),
+    ),
 ]

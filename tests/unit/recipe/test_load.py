@@ -141,3 +141,8 @@ def test_defaults_of_the_method_hold(folder: Path) -> None:
     method = load_recipe(folder / "sub/base.yaml").recipe.method
     assert isinstance(method, LoraMethod)
     assert (method.rank, method.alpha, method.target_modules) == (4, 32, "all-linear")
+
+
+def test_a_folder_is_not_a_recipe(folder: Path) -> None:
+    with pytest.raises(InputError, match="sub: is a folder, need a recipe file"):
+        load_recipe(folder / "sub")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from launcher.recipe.defaults import LEARNING_RATES
 from launcher.recipe.dump import to_yaml
 from launcher.recipe.read_yaml import parse_yaml
 from launcher.recipe.resolve import resolve
+from launcher.recipe.run_settings import run_folder, write_settings
 from tests.unit.recipe.conftest import Resolve
 
 
@@ -90,6 +92,8 @@ def test_a_run_that_was_begun_can_be_resumed_but_not_changed(
     assert "data.train.0.path train.jsonl -> other.jsonl; train.num_epochs 2.0 -> 5.0" in str(
         problem
     )
+    recipe = tmp_path / "recipe.yaml"
+    assert resolve(recipe, ["run.seed=3", "deepspeed=zero2"], fresh=True).recipe.run.seed == 3
     (folder / "resolved.yaml").write_text("torn: {")
     with pytest.raises(InputError, match="not a recipe that this version can read"):
         resolved()
@@ -113,3 +117,21 @@ def test_nothing_is_guessed_of_a_recipe_with_nothing_in_it(tmp_path: Path) -> No
         resolve(tmp_path / "r.yaml")
     keys = [problem.key for problem in caught.value.problems]
     assert keys == ["run", "model", "method", "data", "train", "deepspeed"]
+
+
+def test_positions_of_models_that_pad_them(resolved: Resolve, tmp_path: Path) -> None:
+    config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert resolved("data.max_seq_len=512").recipe.data.max_seq_len == 512
+    with pytest.raises(InputError, match=r"max_seq_len 513 is more than the model's .* 512"):
+        resolved("data.max_seq_len=513")
+
+
+def test_the_folder_of_a_run_is_recognised_from_its_first_file_on(resolved: Resolve) -> None:
+    run = resolved()
+    folder = run_folder(run)
+    write_settings(run, folder)
+    assert resolved().digest == run.digest
+    assert json.loads(folder.ds_config.read_text()) == run.deepspeed
+    assert folder.root.stat().st_mode & 0o777 == 0o700
+    assert folder.recipe.read_text() == Path("recipe.yaml").read_text()

@@ -62,6 +62,8 @@ def test_a_file_of_the_same_name_here_comes_first(
     assert find_file("ds_configs/zero2.json", "ds_configs", ".json") == Path(
         "ds_configs/zero2.json"
     )
+    (tmp_path / "zero3").mkdir()
+    assert find_file("zero3", "ds_configs", ".json") == shipped_folder("ds_configs") / "zero3.json"
     assert find_file("other/zero2.json", "ds_configs", ".json") is None
     assert find_file("../zero2", "ds_configs", ".json") is None
 
