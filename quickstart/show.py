@@ -1,4 +1,4 @@
-"""Show what the quickstart learned, with nothing but plain transformers and the files of the run."""
+"""Show what the quickstart learned, with plain transformers and the files of the run."""
 
 from __future__ import annotations
 
