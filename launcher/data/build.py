@@ -179,8 +179,8 @@ def _take(
 
 
 def _last_target(row: Encoded) -> int:
-    last = max(i for i, is_target in enumerate(row.loss_mask) if is_target)
-    return row.input_ids[last]
+    pairs = zip(reversed(row.input_ids), reversed(row.loss_mask), strict=True)
+    return next(token for token, is_target in pairs if is_target)
 
 
 def _nothing_left(name: Split, counts: SplitCounts, parts: Sequence[Part]) -> Problem:

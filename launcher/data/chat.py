@@ -86,7 +86,7 @@ class ChatEncoder:
             if turn["role"] != "assistant":
                 continue
             before = self._render(messages[:i], add_generation_prompt=True)
-            after = self._render(messages[: i + 1])
+            after = whole if i == len(messages) - 1 else self._render(messages[: i + 1])
             if not (whole.startswith(after) and after.startswith(before)):
                 raise RowError(
                     f"the chat template renders message {i} differently when more messages follow, "

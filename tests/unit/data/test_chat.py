@@ -162,11 +162,18 @@ def test_good_and_bad_chats_of_a_batch_keep_their_order() -> None:
     assert len(said(tokenizer, rows[2])) == 2
 
 
+def test_tokens_that_only_touch_a_span_are_outside() -> None:
+    offsets = [(0, 2), (2, 4), (4, 6), (6, 9)]
+    assert mask_of_spans(offsets, [(2, 4), (6, 9)]) == [False, True, False, True]
+    assert mask_of_spans(offsets, [(3, 5)]) == [False, True, True, False]
+
+
 def test_zero_width_tokens_stand_for_the_space_before_them() -> None:
     # "ab c" with the space trimmed to width 0 at its end
     offsets = [(0, 1), (1, 2), (3, 3), (3, 4)]
     assert mask_of_spans(offsets, [(2, 4)]) == [False, False, True, True]
     assert mask_of_spans(offsets, [(3, 4)]) == [False, False, False, True]
+    assert mask_of_spans(offsets, [(1, 3)]) == [False, True, True, False]
     assert mask_of_spans(offsets, []) == [False] * 4
 
 

@@ -391,6 +391,20 @@ def test_whatever_decides_the_tokens_is_in_the_key() -> None:
     assert len({plain, *found.values()}) == len(found) + 1, found
 
 
+def test_task_and_labels_are_in_the_key() -> None:
+    rows = labelled(("a", "x"), ("b", "y"))
+    tasks = [{}, {"task": CLASSIFY}]
+    tasks += [{"task": CLASSIFY, "labels": labels} for labels in (["x", "y"], ["y", "x"])]
+    assert len({cache_of(recipe(rows, model=model)) for model in tasks}) == 4
+
+
+def test_how_a_tokenizer_was_loaded_leaves_no_trace_in_it(minilm_dir: Path) -> None:
+    asked = recipe(texts("a"), model={"path": str(minilm_dir)})
+    prepare(asked).tokenizer.save_pretrained("saved")
+    assert "local" not in Path("saved/tokenizer_config.json").read_text()
+    open_prepared(asked)  # loads without download, and still finds what was prepared with it
+
+
 def test_two_processes_may_build_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(texts(*(f"row {i}" for i in range(20))))
     forked = multiprocessing.get_context("fork")

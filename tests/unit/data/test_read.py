@@ -116,6 +116,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row() -> None:
         ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl:2: a row must be an object, not a list."),
         ("a.jsonl", "[" * 100_000, "a.jsonl:1: JSON that is nested too deeply."),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl:2: not UTF-8: 0xff at byte 16"),
+        ("a.txt", b"\xef\xbb\xbfab\xff\n", "a.txt:1: not UTF-8: 0xff at byte 5 of the file."),
         ("a.txt", b"\xef\xbb\xbfab\nc\0d\n", "a.txt:2: a NUL byte at byte 7 of the file."),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "a.jsonl: named .jsonl, but holds UTF-16 text"),
         ("a.jsonl", gzip.compress(b"{}"), "a.jsonl: named .jsonl, but holds gzip."),

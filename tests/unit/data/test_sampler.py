@@ -118,7 +118,8 @@ def test_grouping_leaves_chance_in_the_windows() -> None:
     seen = {tuple(sorted(windows.window(step).sample_ids)) for step in range(10 * steps)}
     assert len(seen) > 9.9 * steps
     means = [lengths_of(640)[windows.window(step).sample_ids].mean() for step in range(steps)]
-    assert abs(np.corrcoef(np.arange(steps), means)[0, 1]) < 0.3
+    falling = np.mean(np.diff(means) < 0)
+    assert 0.3 < falling < 0.7, "long windows must not always come before short ones"
 
 
 def test_the_last_window_is_no_choice_by_length() -> None:
