@@ -27,7 +27,6 @@ def evaluate(session: Session) -> dict[str, float] | None:
         batch = session.batch(cache, ids)
         statistics = session.task.forward(session.engine, batch).statistics
         total = statistics if total is None else total + statistics
-    session.engine.train()
     assert total is not None, "a prepared validation set has rows"
     metrics = session.task.summarise(sum_over_ranks(total, session.device))
     return {f"validation/{name}": value for name, value in metrics.items()}

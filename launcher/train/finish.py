@@ -29,7 +29,8 @@ def finish(session: Session, progress: Progress, outcome: str) -> None:
         merge=recipe.export.merge,
         out=run_dir.export,
     )
-    session.recorder.event("export", step=progress.step, **report.to_json())
+    fields = report.to_json()
+    session.recorder.event("export", weights=fields.pop("kind"), **fields)
     summary = summarise(session, progress, outcome)
     write_json(run_dir.summary, finite_json(summary))
     session.recorder.event("finish", step=progress.step, outcome=outcome)

@@ -29,7 +29,6 @@ def write_probe(session: Session, path: Path) -> None:
     }
     session.engine.eval()
     logits = session.engine(**inputs).logits.float()
-    session.engine.train()
     if session.world.is_main_process:
         tensors = {**inputs, "logits": logits}
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)

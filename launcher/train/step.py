@@ -49,6 +49,7 @@ def train_step(session: Session, window: Window) -> StepResult:
     engine, train, world = session.engine, session.prepared.train, session.world
     num_targets = int(train.num_targets[window.sample_ids].sum())
     scale = world.world_size / num_targets
+    engine.train()  # a model is loaded in eval mode, and evaluation leaves it so
     seed_step(session.recipe.run.seed, window.step, world.rank)
     loss_sum = torch.zeros((), dtype=torch.float64)
     batches = micro_batches(

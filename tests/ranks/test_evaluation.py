@@ -84,7 +84,7 @@ def test_overfitting_stops_by_itself_and_exports_the_best(
     assert event["since_step"] == best
     assert run_dir.best.readlink().name == f"step-{best:06d}"
     (export,) = events(run_dir, "export")
-    assert export["checkpoint"] == f"step-{best:06d}"
+    assert export["step"] == best
     assert "verfit" in run_dir.report.read_text()
 
 

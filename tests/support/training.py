@@ -187,7 +187,7 @@ def _whole_gradients(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def base_recipe(
-    folder: Path, model: Path, task: str, train: Path, **sections: Any
+    folder: Path, model: Path, task: str, rows: Path, **sections: Any
 ) -> dict[str, Any]:
     """Return a small recipe; `sections` are merged into it key by key."""
     recipe: dict[str, Any] = {
@@ -195,7 +195,7 @@ def base_recipe(
         "model": {"path": str(model), "task": task, "dtype": "float32"},
         "method": {"type": "full"},
         "data": {
-            "train": [{"path": str(train)}],
+            "train": [{"path": str(rows)}],
             "max_seq_len": 64,
             "cache_dir": str(folder / "cache"),
         },
