@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from launcher.checkpoint.consolidate import LazyTensor
 from launcher.checkpoint.describe import Description, skeleton
-from launcher.errors import TrainingError
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -35,11 +34,7 @@ def write_adapter(
     """Write adapter_model.safetensors and adapter_config.json; return the bytes of the tensors."""
     assert description.adapter is not None
     model = _outline(description)
-    wanted = {name for name, p in model.named_parameters() if p.requires_grad}
-    lost = sorted(wanted - trained.keys())
-    if lost:
-        raise TrainingError(f"the checkpoint lacks trained tensors of the adapter: {lost[:5]}.")
-    state = {name: trained[name].load() for name in wanted}
+    state = {name: tensor.load() for name, tensor in trained.items()}
     named: dict[str, Tensor] = get_peft_model_state_dict(
         model, state_dict=state, save_embedding_layers=False
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,22 +30,21 @@ def base_files(recipe: Recipe) -> dict[str, Path]:
 
 def any_changed(
     recipe: Recipe,
-    exported: Mapping[str, LazyTensor],
-    names: Iterable[str],
+    trained: Mapping[str, LazyTensor],
     prefix: str,
     dtype: torch.dtype,
 ) -> bool:
-    """Tell whether one of `names` differs from the base model, as stored in `dtype`.
+    """Tell whether a trained tensor differs from the base model, as stored in `dtype`.
 
     A tensor that the base lacks (a new head), or whose shape grew, counts as changed.
     """
     files = base_files(recipe)
-    for name in names:
+    for name, tensor in trained.items():
         source = name if name in files else name.removeprefix(f"{prefix}.")
         if source not in files:
             return True
         before = _read(files[source], source)
-        after = exported[name].load()
+        after = tensor.load()
         if before.shape != after.shape or not torch.equal(before.to(dtype), after.to(dtype)):
             return True
     return False

@@ -32,6 +32,7 @@ from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
 
 QUANTIZATION = "quantization.json"
+TRAINED = "trained.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -47,6 +48,8 @@ class Description:
     """None where the model's own weights are trained."""
     quantization: dict[str, Any] | None
     """Settings for BitsAndBytesConfig; None where the base is not quantised."""
+    trained: tuple[str, ...]
+    """Names of the parameters that were trained; a checkpoint must have all of them."""
 
 
 def save_description(
@@ -68,6 +71,8 @@ def save_description(
         settings = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
         (folder / QUANTIZATION).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         del config.quantization_config
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    (folder / TRAINED).write_text(json.dumps(trained, indent=0), encoding="utf-8")
     config.architectures = [type(base).__name__]
     config.dtype = recipe.model.dtype
     config.use_cache = True  # switched off for training only
@@ -106,6 +111,7 @@ def read_description(run_dir: RunDir) -> Description:
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         adapter=adapter,
         quantization=quantization,
+        trained=tuple(json.loads((folder / TRAINED).read_text(encoding="utf-8"))),
     )
 
 

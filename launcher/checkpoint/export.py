@@ -36,6 +36,7 @@ from launcher.checkpoint.verify import (
     adapter_moved,
     check_files,
     check_sources,
+    only_trained,
     require_change,
     require_same_answers,
 )
@@ -106,11 +107,13 @@ def export(
     folder.mkdir(parents=True)
     try:
         with plain_transformers():
+            description = read_description(run_dir)
+            found = trained_tensors(checkpoint, manifest.zero_stage)
             work = _Work(
                 run_dir,
                 recipe,
-                read_description(run_dir),
-                trained_tensors(checkpoint, manifest.zero_stage),
+                description,
+                only_trained(found, description.trained),
                 read_probe(checkpoint),
                 manifest.step,
                 folder,
@@ -134,11 +137,11 @@ def _export_model(work: _Work, out: Path) -> ExportReport:
     outline = skeleton(work.description)
     tied = getattr(outline, "all_tied_weights_keys", {})
     shapes = {n: tuple(t.shape) for n, t in outline.state_dict().items() if n not in tied}
-    trained = {name: work.trained[name] for name in shapes if name in work.trained}
+    trained = work.trained
     sources = trained if len(trained) == len(shapes) else {**_frozen(work, shapes), **trained}
     tensors = {name: sources[name] for name in shapes if name in sources}
     check_sources(tensors, shapes)
-    changed = any_changed(work.recipe, trained, trained, outline.base_model_prefix, work.dtype)
+    changed = any_changed(work.recipe, trained, outline.base_model_prefix, work.dtype)
     require_change(changed, work.step)
     size = write_model(work.folder, tensors, work.dtype)
     work.description.config.save_pretrained(work.folder)

@@ -6,7 +6,7 @@ here, in the files as they were written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,16 @@ from launcher.checkpoint.consolidate import LazyTensor
 from launcher.errors import TrainingError
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def only_trained(found: Mapping[str, LazyTensor], names: Sequence[str]) -> dict[str, LazyTensor]:
+    """Return the tensors that were trained; raise TrainingError if the checkpoint lacks any."""
+    lost = [name for name in names if name not in found]
+    if lost:
+        raise TrainingError(
+            f"the checkpoint lacks {len(lost)} of {len(names)} trained tensors: {lost[:5]}."
+        )
+    return {name: found[name] for name in names}
 
 
 def check_sources(tensors: Mapping[str, LazyTensor], shapes: Shapes) -> None:

@@ -44,7 +44,7 @@ def add_adapter(
     saved = [*saved_modules, *(m for m in method.modules_to_save if m not in saved_modules)]
     check_names(model, method)
     # peft takes any number, and says int; whole numbers are written without a point.
-    alpha: Any = int(method.alpha) if method.alpha.is_integer() else method.alpha
+    alpha: Any = int(method.alpha) if float(method.alpha).is_integer() else method.alpha
     config = LoraConfig(
         r=method.rank,
         lora_alpha=alpha,
