@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.errors import InputError, Problem
+from launcher.recipe.resolve import ResolvedRun
+
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
@@ -21,3 +24,34 @@ def visible_gpus(environ: Mapping[str, str] = os.environ, driver: Path = NVIDIA_
 def _device_files() -> list[Path]:
     """In containers the driver's folder may be hidden while the device files are there."""
     return list(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def require_this_machine(resolved: ResolvedRun, num_gpus: int, processes: int | None) -> None:
+    """Raise an InputError if this machine can't carry the run.
+
+    `processes`: the number of ranks that was asked for on the command line, which goes before what
+    the recipe says of nodes and GPUs.
+    """
+    cluster = resolved.recipe.cluster
+    if processes is None and cluster.num_nodes > 1:
+        problem = (
+            "cluster.num_nodes",
+            f"{cluster.num_nodes} nodes, and `launcher run` is this machine alone.",
+            "Start `accelerate launch -m launcher.train` on each node, or give --processes N.",
+        )
+    elif processes is None and cluster.gpus_per_node and not num_gpus:
+        problem = (
+            "cluster.gpus_per_node",
+            f"{cluster.gpus_per_node} GPUs, and this machine shows none.",
+            "Run it where they are, or name CPU ranks with --processes N.",
+        )
+    elif num_gpus and resolved.world_size > num_gpus:
+        problem = (
+            "cluster.gpus_per_node",
+            f"{resolved.world_size} ranks, and this machine shows {num_gpus} GPUs.",
+            f"Use --processes {num_gpus}, or fewer.",
+        )
+    else:
+        return
+    key, message, cure = problem
+    raise InputError(Problem(resolved.origins.get(key, str(resolved.source)), key, message, cure))

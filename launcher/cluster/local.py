@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -13,9 +14,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from launcher.cluster.devices import visible_gpus
+from launcher.cluster.devices import require_this_machine, visible_gpus
 from launcher.cluster.outcome import explain_failure, print_summary
-from launcher.errors import InputError, Problem
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.run_dir import RunDir
@@ -43,10 +43,12 @@ def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, 
     Raises:
         InputError: the recipe can't be run on this machine.
     """
-    resolved = _resolve_here(recipe, overrides, processes)
+    num_gpus = visible_gpus()
+    resolved = resolve(recipe, overrides, processes, gpus_here=num_gpus, fresh=fresh)
     if fresh:
-        name = _free_name(resolved)
-        resolved = _resolve_here(recipe, [*overrides, f"run.name={name}"], processes)
+        renamed = [*overrides, f"run.name={_free_name(resolved)}"]
+        resolved = resolve(recipe, renamed, processes, gpus_here=num_gpus)
+    require_this_machine(resolved, num_gpus, processes)
     run_dir = run_folder(resolved)
     if run_dir.summary.exists():
         print_summary(run_dir, already=True)
@@ -62,51 +64,11 @@ def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, 
     return explain_failure(run_dir, logs, code)
 
 
-def _resolve_here(recipe: Path, overrides: Sequence[str], processes: int | None) -> ResolvedRun:
-    num_gpus = visible_gpus()
-    resolved = resolve(recipe, overrides, processes)
-    cluster = resolved.recipe.cluster
-    if processes is None and cluster.gpus_per_node is None and num_gpus:
-        resolved = resolve(recipe, overrides, num_gpus)
-    place = str(recipe)
-    if cluster.num_nodes > 1 and processes is None:
-        raise InputError(
-            Problem(
-                place,
-                "cluster.num_nodes",
-                f"{cluster.num_nodes} nodes, and `launcher run` is this machine alone.",
-                "Run `accelerate launch -m launcher.train` on each node, or try one node with"
-                " --processes N.",
-            )
-        )
-    if num_gpus and resolved.world_size > num_gpus:
-        raise InputError(
-            Problem(
-                place,
-                "cluster.gpus_per_node",
-                f"{resolved.world_size} ranks, and this machine shows {num_gpus} GPUs.",
-                f"Use --processes {num_gpus}, or fewer.",
-            )
-        )
-    if not num_gpus and cluster.gpus_per_node is not None and processes is None:
-        raise InputError(
-            Problem(
-                place,
-                "cluster.gpus_per_node",
-                f"{cluster.gpus_per_node} GPUs, and this machine shows none.",
-                "Run it where they are, or name CPU ranks with --processes.",
-            )
-        )
-    return resolved
-
-
 def _free_name(resolved: ResolvedRun) -> str:
-    recipe = resolved.recipe
-    numbers = range(2, 10_000)
-    names = (f"{recipe.run.name}-{number}" for number in numbers)
-    if not (Path(recipe.run.dir) / recipe.run.name).exists():
-        return recipe.run.name
-    return next(name for name in names if not (Path(recipe.run.dir) / name).exists())
+    """Return the first of NAME, NAME-2, NAME-3 ... that has no folder yet."""
+    run = resolved.recipe.run
+    names = itertools.chain([run.name], (f"{run.name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not (Path(run.dir) / name).exists())
 
 
 def _open_logs(resolved: ResolvedRun, run_dir: RunDir) -> Path:

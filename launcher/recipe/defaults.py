@@ -35,7 +35,8 @@ def fill_defaults(recipe: Recipe) -> Recipe:
     )
 
 
-def world_size(recipe: Recipe, processes: int | None) -> int:
+def world_size(recipe: Recipe, processes: int | None, gpus_here: int = 0) -> int:
     """Return the number of ranks: as asked, else nodes x GPUs, else nodes x CPU ranks."""
     cluster = recipe.cluster
-    return processes or cluster.num_nodes * (cluster.gpus_per_node or cluster.cpu_ranks)
+    per_node = cluster.gpus_per_node or gpus_here or cluster.cpu_ranks
+    return processes or cluster.num_nodes * per_node

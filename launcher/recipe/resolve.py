@@ -65,20 +65,22 @@ def resolve(
     overrides: Sequence[str] = (),
     processes: int | None = None,
     *,
+    gpus_here: int = 0,
     fresh: bool = False,
 ) -> ResolvedRun:
     """Read a recipe and everything that it names; return the run that they describe.
 
-    `processes` is the number of ranks that will carry it; by default nodes x GPUs per node, or
-    the CPU ranks that the recipe asks for. `fresh`: the run will get a new folder, so what lies in
-    the recipe's own plays no part. Raises one `InputError` with every problem found.
+    `processes` is the number of ranks that will carry it; by default nodes x GPUs per node (those
+    of this machine, `gpus_here`, where the recipe names none), or the CPU ranks that the recipe
+    asks for. `fresh`: the run will get a new folder, so what lies in the recipe's own plays no
+    part. Raises one `InputError` with every problem found.
     """
     draft = draft_recipe(Path(path), overrides)
     if draft.loaded is None:
         raise InputError(draft.problems)
     loaded = draft.loaded
     recipe = fill_defaults(loaded.recipe)
-    ranks = world_size(recipe, processes)
+    ranks = world_size(recipe, processes, gpus_here)
     place = loaded.place
 
     facts, found = _attempt("model.path", partial(read_model_facts, recipe.model.path, place))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from launcher.checkpoint.export import export
 from launcher.checkpoint.manifest import write_json
 from launcher.checkpoint.store import best_verified, newest_verified
 from launcher.metrics.record import finite_json
 from launcher.metrics.report import build_report
+from launcher.run_dir import RunDir
+from launcher.train.agree import decided_by_main
 from launcher.train.progress import Progress
 from launcher.train.session import Session
+
+
+def is_finished(run_dir: RunDir, device: torch.device) -> bool:
+    """Return, as rank 0 sees it, whether this run has nothing left to do."""
+    return bool(decided_by_main(int(run_dir.summary.exists()), device))
 
 
 def finish(session: Session, progress: Progress, outcome: str) -> None:

@@ -7,6 +7,7 @@ is anything pruned. A kill at any point leaves either the old checkpoints or the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -77,9 +78,20 @@ def _commit(session: Session, progress: Progress, folder: Path) -> None:
     store.prune(session.run_dir, session.recipe.checkpoint.keep_last)
 
 
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on."""
+
+    step: int = 0
+    folder: Path | None = None
+    """The verified checkpoint; None at the very start."""
+    passed_over: tuple[store.PassedOver, ...] = ()
+    """Newer folders that could not be used; known to rank 0."""
+
+
 def choose_checkpoint(
     run_dir: RunDir, resolved: ResolvedRun, world: World, device: torch.device
-) -> tuple[Path | None, list[store.PassedOver]]:
+) -> ResumePoint:
     """Find what to resume from, before the model loads: rank 0 verifies and decides for all.
 
     Raises:
@@ -91,7 +103,7 @@ def choose_checkpoint(
         for bad in passed_over:
             store.quarantine(run_dir, bad.folder)
     if step < 0:
-        return None, passed_over
+        return ResumePoint(passed_over=tuple(passed_over))
     folder = run_dir.checkpoint(step)
     manifest = read_manifest(folder)
     asked = (world.world_size, resolved.zero_stage)
@@ -105,7 +117,7 @@ def choose_checkpoint(
                 "Resume with the geometry it was saved with, or start over with --fresh.",
             )
         )
-    return folder, passed_over
+    return ResumePoint(step, folder, tuple(passed_over))
 
 
 def load_checkpoint(session: Session, folder: Path) -> Progress:

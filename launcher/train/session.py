@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,7 @@ from launcher.data.cache import TokenCache
 from launcher.data.collate import collate
 from launcher.data.sampler import Ids, Windows
 from launcher.metrics.recorder import Recorder
+from launcher.model.load import LoadedModel
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.schema import Recipe
 from launcher.recipe.steps import StepPlan
@@ -36,8 +37,6 @@ class Session:
     windows: Windows
     plan: StepPlan
     recorder: Recorder
-    partial_checkpoints: bool
-    """True where the base is frozen: checkpoints then hold only what is trained."""
 
     @property
     def recipe(self) -> Recipe:
@@ -48,6 +47,29 @@ class Session:
     def device(self) -> torch.device:
         """Where this rank computes."""
         return torch.device(self.engine.device)
+
+    @property
+    def partial_checkpoints(self) -> bool:
+        """True where the base is frozen: checkpoints then hold only what is trained."""
+        return self.recipe.method.type != "full"
+
+    def describe(self, loaded: LoadedModel) -> dict[str, Any]:
+        """Return what the start event says of a run: its geometry, engine and size."""
+        batch = self.resolved.batch
+        return {
+            "world_size": self.world.world_size,
+            "num_nodes": self.world.num_nodes,
+            "engine": type(self.engine).__name__,
+            "zero_stage": self.engine.zero_optimization_stage(),
+            "device": self.device.type,
+            "method": self.recipe.method.type,
+            "micro_batch_size": batch.micro_batch_size,
+            "gradient_accumulation_steps": batch.gradient_accumulation_steps,
+            "total_steps": self.plan.total_steps,
+            "trainable_parameters": loaded.num_trainable,
+            "total_parameters": loaded.num_total,
+            "new_tensors": len(loaded.new_tensors),
+        }
 
     def batch(self, cache: TokenCache, ids: Ids) -> Batch:
         """Return rows of a cache as one micro-batch on this rank's device."""

@@ -113,12 +113,12 @@ def _train(
 ) -> RankReport:
     torch.set_num_threads(1)
     from launcher.recipe.resolve import resolve
-    from launcher.train import loop, run
+    from launcher.train import loop, run, setup
     from launcher.world import World
 
     world = World.from_environment()
     report = RankReport(world.rank, 0, "", -1, False, 0)
-    _watch_model(run, report)
+    _watch_model(setup, report)
     _watch_steps(loop, report, kill_after, keep_gradients)
     if sabotage is not None:
         sabotage()
@@ -129,8 +129,8 @@ def _train(
     return report
 
 
-def _watch_model(run: Any, report: RankReport) -> None:
-    load_model = run.load_model
+def _watch_model(setup: Any, report: RankReport) -> None:
+    load_model = setup.load_model
 
     def load_and_look(*args: Any, **kwargs: Any) -> Any:
         loaded = load_model(*args, **kwargs)
@@ -142,7 +142,7 @@ def _watch_model(run: Any, report: RankReport) -> None:
         )
         return loaded
 
-    run.load_model = load_and_look
+    setup.load_model = load_and_look
 
 
 def _watch_steps(

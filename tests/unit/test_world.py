@@ -1,0 +1,39 @@
+"""The environment of torchrun and `accelerate launch` becomes one value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launcher.world import World, has_wandb_key
+
+
+def test_without_variables_a_world_of_one() -> None:
+    world = World.from_environment({})
+    assert (world.rank, world.world_size, world.num_nodes) == (0, 1, 1)
+    assert world.is_main_process
+    assert world.log_dir is None
+
+
+def test_variables_of_the_elastic_agent() -> None:
+    world = World.from_environment(
+        {
+            "RANK": "9",
+            "LOCAL_RANK": "1",
+            "WORLD_SIZE": "16",
+            "LOCAL_WORLD_SIZE": "8",
+            "TORCHELASTIC_RESTART_COUNT": "2",
+            "LAUNCHER_LOG_DIR": "logs/003",
+        }
+    )
+    assert world == World(9, 1, 16, 2, 2, Path("logs/003"))
+    assert not world.is_main_process
+
+
+def test_wandb_key(tmp_path: Path) -> None:
+    assert not has_wandb_key({"NETRC": str(tmp_path / "none")})
+    assert has_wandb_key({"WANDB_API_KEY": "x", "NETRC": str(tmp_path / "none")})
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine api.wandb.ai login user password x\n")
+    assert has_wandb_key({"NETRC": str(netrc)})
+    netrc.write_text("machine example.org login user password x\n")
+    assert not has_wandb_key({"NETRC": str(netrc)})
