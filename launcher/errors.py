@@ -16,8 +16,8 @@ class Problem:
     """One thing wrong with an input, in the four parts a reader needs to mend it.
 
     `place` is `file:line`, an override (`--set train.seed=x`) or a path; `key` the dotted recipe or
-    DeepSpeed key (empty where there is none); `message` gives the value seen and the rule it breaks;
-    `cure` says what to write instead.
+    DeepSpeed key (empty where there is none); `message` gives the value seen and the rule it
+    breaks; `cure` says what to write instead.
     """
 
     place: str

@@ -100,5 +100,5 @@ class RunDir:
         return self.logs(attempt) / f"rank-{rank}.log"
 
     def failure(self, attempt: int, rank: int) -> Path:
-        """JSON of the error that ended one rank: time, rank, host, step, kind, message, traceback."""
+        """JSON of the error that ended one rank: time, rank, host, kind, message, traceback."""
         return self.logs(attempt) / f"failure-rank-{rank}.json"

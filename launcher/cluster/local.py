@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from launcher.cluster.devices import require_this_machine, visible_gpus
-from launcher.cluster.outcome import explain_failure, print_summary
+from launcher.cluster.outcome import explain_failure, print_summary, print_warnings
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.run_dir import RunDir
@@ -53,6 +53,7 @@ def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, 
     if run_dir.summary.exists():
         print_summary(run_dir, already=True)
         return 0
+    print_warnings(resolved)
     logs = _open_logs(resolved, run_dir)
     prepared = prepare_data(run_dir.resolved, ())
     if prepared:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from launcher.errors import EXIT_FAILED
+from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import RunDir
 
 KILLED = re.compile(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-\d+)", re.DOTALL)
@@ -31,6 +32,12 @@ def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
     console.print(f"  report    {run_dir.report}")
     if already:
         console.print("  Use --fresh to start over in a new folder.")
+
+
+def print_warnings(resolved: ResolvedRun) -> None:
+    """Print what is allowed and yet looks like a mistake."""
+    for warning in resolved.warnings:
+        _say(f"warning: {warning}")
 
 
 def explain_failure(run_dir: RunDir, logs: Path, code: int) -> int:

@@ -68,6 +68,8 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self.event("failure", error=type(error).__name__, message=str(error))
         self.close()
 
 
