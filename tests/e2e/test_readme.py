@@ -60,14 +60,15 @@ def sandbox(
     assets.mkdir(parents=True)
     (assets / "minilm").symlink_to(minilm_dir)
     (assets / "smollm2-135m").symlink_to(smollm2_cut_dir)
-    for data in (topics_dir, chats_dir):
-        for split, count in (("train", 96), ("validation", 24)):
+    for data, num_train, num_validation in ((topics_dir, 96, 24), (chats_dir, 16, 6)):
+        for split, count in (("train", num_train), ("validation", num_validation)):
             cut_rows(data / f"{split}.jsonl", assets / data.name / f"{split}.jsonl", count)
     for source in (REPOSITORY / "recipes").glob("*.yaml"):
         (folder / "recipes").mkdir(exist_ok=True)
         text = source.read_text(encoding="utf-8")
         text = re.sub(r"num_epochs: \d+$", "num_epochs: 1", text, flags=re.M)
-        text = re.sub(r"max_steps: \d+$", "max_steps: 6", text, flags=re.M)
+        text = re.sub(r"max_steps: \d+$", "max_steps: 2", text, flags=re.M)
+        text = re.sub(r"warmup_steps: \d+$", "warmup_steps: 1", text, flags=re.M)
         (folder / "recipes" / source.name).write_text(text, encoding="utf-8")
     return folder
 
