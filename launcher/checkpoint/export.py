@@ -9,85 +9,26 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import torch
-
-from launcher.checkpoint import reload
-from launcher.checkpoint.adapters import ADAPTER_FILE, adapter_shapes, merge_adapter, write_adapter
-from launcher.checkpoint.base_tensors import any_changed
-from launcher.checkpoint.consolidate import LazyTensor, held, trained_tensors
-from launcher.checkpoint.describe import (
-    Description,
-    plain_transformers,
-    read_description,
-    save_companions,
-    skeleton,
+from launcher.checkpoint.consolidate import trained_tensors
+from launcher.checkpoint.describe import plain_transformers, read_description, save_companions
+from launcher.checkpoint.kinds import (
+    ExportReport,
+    Work,
+    export_adapter,
+    export_merged,
+    export_model,
 )
 from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.model_card import Card, metrics_at, write_card
-from launcher.checkpoint.probe import TOLERANCES, Probe, answer, difference, read_probe
-from launcher.checkpoint.shards import write_model
+from launcher.checkpoint.probe import read_probe
 from launcher.checkpoint.store import best_verified, newest_verified
-from launcher.checkpoint.verify import (
-    adapter_moved,
-    check_files,
-    check_sources,
-    only_trained,
-    require_change,
-    require_same_answers,
-)
+from launcher.checkpoint.verify import only_trained
 from launcher.errors import InputError, LauncherError, Problem
 from launcher.recipe.load import load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
-
-Kind = Literal["full", "adapter", "merged"]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was exported and how it was checked."""
-
-    folder: str
-    """Name of the folder."""
-    kind: Kind
-    step: int
-    """The optimizer step the weights are from."""
-    num_tensors: int
-    num_bytes: int
-    max_logit_difference: float
-    """Largest difference of a logit between the reloaded export and its reference, relative."""
-    tolerance: float
-    reference: Literal["live model", "adapter on the unquantised base"]
-    """What the reloaded export was compared with."""
-    live_difference: float
-    """The same difference to the live model; not the reference for a merged QLoRA."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What every step of one export needs."""
-
-    run_dir: RunDir
-    recipe: Recipe
-    description: Description
-    trained: Mapping[str, LazyTensor]
-    probe: Probe
-    step: int
-    folder: Path
-
-    @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.recipe.model.dtype)
-        return dtype
 
 
 def export(
@@ -109,7 +50,7 @@ def export(
         with plain_transformers():
             description = read_description(run_dir)
             found = trained_tensors(checkpoint, manifest.zero_stage)
-            work = _Work(
+            work = Work(
                 run_dir,
                 recipe,
                 description,
@@ -119,11 +60,11 @@ def export(
                 folder,
             )
             if work.description.adapter is None:
-                report = _export_model(work, out)
+                report = export_model(work, out)
             elif merge:
-                report = _export_merged(work, out)
+                report = export_merged(work, out)
             else:
-                report = _export_adapter(work, out)
+                report = export_adapter(work, out)
             _write_companions(work, report)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,93 +73,7 @@ def export(
     return report
 
 
-def _export_model(work: _Work, out: Path) -> ExportReport:
-    """Write every weight: the trained ones, and for a frozen backbone the base model's."""
-    outline = skeleton(work.description)
-    tied = getattr(outline, "all_tied_weights_keys", {})
-    shapes = {n: tuple(t.shape) for n, t in outline.state_dict().items() if n not in tied}
-    trained = work.trained
-    sources = trained if len(trained) == len(shapes) else {**_frozen(work, shapes), **trained}
-    tensors = {name: sources[name] for name in shapes if name in sources}
-    check_sources(tensors, shapes)
-    changed = any_changed(work.recipe, trained, outline.base_model_prefix, work.dtype)
-    require_change(changed, work.step)
-    size = write_model(work.folder, tensors, work.dtype)
-    work.description.config.save_pretrained(work.folder)
-    check_files(work.folder, shapes)
-    reloaded = reload.load_model(work.folder, work.recipe, work.description)
-    return _report(work, out, "full", len(tensors), size, reloaded)
-
-
-def _frozen(work: _Work, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
-    base = reload.load_base(work.recipe, work.description, quantized=False)
-    return {name: held(tensor) for name, tensor in base.state_dict().items() if name in shapes}
-
-
-def _export_adapter(work: _Work, out: Path) -> ExportReport:
-    shapes = adapter_shapes(work.description)
-    size = write_adapter(work.folder, work.description, work.trained, work.dtype)
-    check_files(work.folder, shapes)
-    require_change(adapter_moved(work.folder / ADAPTER_FILE), work.step)
-    base = reload.load_base(work.recipe, work.description, quantized=True)
-    reloaded = reload.load_adapter(base, work.folder)
-    return _report(work, out, "adapter", len(shapes), size, reloaded)
-
-
-def _export_merged(work: _Work, out: Path) -> ExportReport:
-    """Fold the adapter into the unquantised base, and hold it against the two unmerged."""
-    adapter_folder = work.folder / "adapter"
-    adapter_folder.mkdir()
-    write_adapter(adapter_folder, work.description, work.trained, work.dtype)
-    require_change(adapter_moved(adapter_folder / ADAPTER_FILE), work.step)
-    base = reload.load_base(work.recipe, work.description, quantized=False)
-    adapted = reload.load_adapter(base, adapter_folder)
-    unmerged = answer(adapted, work.probe)
-    merged = merge_adapter(adapted)
-    shutil.rmtree(adapter_folder)
-    merged.config.use_cache = work.description.config.use_cache
-    state = {
-        name: held(tensor)
-        for name, tensor in merged.state_dict().items()
-        if name not in getattr(merged, "all_tied_weights_keys", {})
-    }
-    size = write_model(work.folder, state, work.dtype)
-    work.description.config.save_pretrained(work.folder)
-    check_files(work.folder, {name: tensor.shape for name, tensor in state.items()})
-    reloaded = reload.load_model(work.folder, work.recipe, work.description)
-    reference = unmerged if work.description.quantization else None
-    return _report(work, out, "merged", len(state), size, reloaded, reference)
-
-
-def _report(
-    work: _Work,
-    out: Path,
-    kind: Kind,
-    num_tensors: int,
-    num_bytes: int,
-    reloaded: torch.nn.Module,
-    reference: torch.Tensor | None = None,
-) -> ExportReport:
-    """Compare logits and raise TrainingError when they differ by more than the tolerance."""
-    logits = answer(reloaded, work.probe)
-    live = difference(work.probe, logits, work.probe.logits)
-    measured = live if reference is None else difference(work.probe, logits, reference)
-    report = ExportReport(
-        folder=out.name,
-        kind=kind,
-        step=work.step,
-        num_tensors=num_tensors,
-        num_bytes=num_bytes,
-        max_logit_difference=measured,
-        tolerance=TOLERANCES[work.recipe.model.dtype],
-        reference="live model" if reference is None else "adapter on the unquantised base",
-        live_difference=live,
-    )
-    require_same_answers(kind, work.step, measured, report.tolerance)
-    return report
-
-
-def _write_companions(work: _Work, report: ExportReport) -> None:
+def _write_companions(work: Work, report: ExportReport) -> None:
     save_companions(work.description, work.run_dir, work.folder)
     if report.kind == "adapter":
         # The config of the adapter names the base; a config.json would hide it from peft.

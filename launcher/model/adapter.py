@@ -10,12 +10,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from launcher.errors import InputError, Problem
+from launcher.model.embeddings import is_tied
 from launcher.model.fresh import full_shape, gathered, kaiming_uniform, normal, set_values
-from launcher.model.trainable import nearest
+from launcher.model.trainable import covering_modules, nearest
 from launcher.recipe.schema import LoraMethod
 
 TASK_TYPES = {
@@ -173,3 +174,28 @@ def _token_rows(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, list[in
     embeddings = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embeddings)
     return {name.rsplit(".", 1)[-1]: list(ids)}
+
+
+def saved_modules(
+    model: PreTrainedModel, heads: Sequence[str], missing: Sequence[str], grown: Sequence[str]
+) -> list[str]:
+    """Return the modules that adapters leave alone and that are trained in full instead."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    output_layer = [] if is_tied(model) else module_name(model, model.get_output_embeddings())
+    grown_output = [m for m in output_layer if any(name.startswith(f"{m}.") for name in grown)]
+    return list(dict.fromkeys([*heads, *covering_modules(names, missing), *grown_output]))
+
+
+def new_token_ids(
+    tokenizer: PreTrainedTokenizerBase, add_tokens: Sequence[str], num_known: int
+) -> list[int]:
+    """Return the ids of the recipe's own tokens and of whatever had no row in the model."""
+    if not add_tokens:
+        return []
+    vocabulary = tokenizer.get_vocab()
+    return sorted({*(vocabulary[t] for t in add_tokens), *range(num_known, len(tokenizer))})
+
+
+def module_name(model: PreTrainedModel, wanted: nn.Module | None) -> list[str]:
+    """Return the full name of a module, as a list; empty for None."""
+    return [name for name, module in model.named_modules() if module is wanted]

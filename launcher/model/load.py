@@ -17,8 +17,8 @@ from transformers.integrations import deepspeed_config
 
 from launcher.errors import InputError, Problem
 from launcher.model import quantize
-from launcher.model.adapter import add_adapter
-from launcher.model.embeddings import fit_vocabulary, is_tied, num_embeddings
+from launcher.model.adapter import add_adapter, module_name, new_token_ids, saved_modules
+from launcher.model.embeddings import fit_vocabulary, num_embeddings
 from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
 from launcher.model.recompute import enable_gradient_checkpointing
@@ -77,13 +77,13 @@ def load_model(
     if isinstance(recipe.method, FreezeMethod):
         _freeze(model, recipe.method, head_patterns, missing, grown)
     elif isinstance(recipe.method, LoraMethod):
-        saved = _saved_modules(model, heads, missing, grown)
+        saved = saved_modules(model, heads, missing, grown)
         trained = add_adapter(
             model,
             recipe.method,
             auto_class=auto_class,
             saved_modules=saved,
-            new_token_ids=_new_token_ids(tokenizer, recipe.model.add_tokens, num_known),
+            new_token_ids=new_token_ids(tokenizer, recipe.model.add_tokens, num_known),
             seed=recipe.run.seed,
             dtype=getattr(torch, recipe.model.dtype),
             sharded=zero_stage == 3,
@@ -220,31 +220,6 @@ def _freeze(
                 "Add them to method.trainable.",
             )
         )
-
-
-def _saved_modules(
-    model: PreTrainedModel, heads: Sequence[str], missing: Sequence[str], grown: Sequence[str]
-) -> list[str]:
-    """Return the modules that adapters leave alone and that are trained in full instead."""
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    output_layer = [] if is_tied(model) else module_name(model, model.get_output_embeddings())
-    grown_output = [m for m in output_layer if any(name.startswith(f"{m}.") for name in grown)]
-    return list(dict.fromkeys([*heads, *covering_modules(names, missing), *grown_output]))
-
-
-def _new_token_ids(
-    tokenizer: PreTrainedTokenizerBase, add_tokens: Sequence[str], num_known: int
-) -> list[int]:
-    """Return the ids of the recipe's own tokens and of whatever had no row in the model."""
-    if not add_tokens:
-        return []
-    vocabulary = tokenizer.get_vocab()
-    return sorted({*(vocabulary[t] for t in add_tokens), *range(num_known, len(tokenizer))})
-
-
-def module_name(model: PreTrainedModel, wanted: torch.nn.Module | None) -> list[str]:
-    """Return the full name of a module, as a list; empty for None."""
-    return [name for name, module in model.named_modules() if module is wanted]
 
 
 def _describe(model: PreTrainedModel | PeftModel, new_tensors: tuple[str, ...]) -> LoadedModel:

@@ -182,9 +182,7 @@ def test_merged_qlora_is_the_adapter_on_the_unquantised_base(
     merged = _export(recipe, root, True, tmp_path / "merged")
     assert merged["reference"] == "adapter on the unquantised base"
     assert merged["max_logit_difference"] <= merged["tolerance"] < merged["live_difference"]
-    plain = AutoPeftModelForCausalLM.from_pretrained(
-        root / "export", dtype=getattr(torch, dtype), autocast_adapter_dtype=False
-    )
+    plain = AutoPeftModelForCausalLM.from_pretrained(root / "export", dtype=getattr(torch, dtype))
     folded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     batch = inputs(1, 51)
     with torch.no_grad():

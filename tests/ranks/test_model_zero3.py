@@ -112,8 +112,10 @@ def test_train_evaluate_twice_agrees_between_stages(
     results = {stage: run_ranks(2, _train, recipe, stage, 2) for stage in (2, 3)}
     for stage in (2, 3):
         assert [rank for rank, _ in results[stage]] == [0, 1]
+    # Evaluation with int8 rounds activations to 8 bits: a last-bit difference may flip one.
+    tolerance = 1e-3 if method == INT8 else 2e-5
     for (_, two), (_, three) in zip(results[2], results[3], strict=True):
-        assert three == pytest.approx(two, rel=2e-5)
+        assert three == pytest.approx(two, rel=tolerance)
     (_, first), (_, second) = results[3]
     assert first != second, "the ranks saw the same rows"
     # losses: eval, 2 steps, eval, 2 steps, eval
