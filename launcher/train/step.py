@@ -51,7 +51,8 @@ def train_step(session: Session, window: Window) -> StepResult:
     scale = world.world_size / num_targets
     engine.train()  # a model is loaded in eval mode, and evaluation leaves it so
     seed_step(session.recipe.run.seed, window.step, world.rank)
-    loss_sum = torch.zeros((), dtype=torch.float64)
+    # Stays on the device until the step is over: reading it would wait for every micro-batch.
+    loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)
     batches = micro_batches(
         window.sample_ids, session.recipe.train.micro_batch_size, world.rank, world.world_size
     )
@@ -61,7 +62,7 @@ def train_step(session: Session, window: Window) -> StepResult:
         batch = session.batch(train, ids)
         output = session.task.forward(engine, batch)
         engine.backward(output.loss_sum * scale, scale_wrt_gas=False)
-        loss_sum += output.loss_sum.detach().double().cpu()
+        loss_sum += output.loss_sum.detach()
         if not last:
             engine.step()
     loss = sum_over_ranks(loss_sum, session.device).item()
