@@ -54,7 +54,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
             module.to(dtype)
     with warnings.catch_warnings():
         # Merged they are; this only takes the wrappers off.
-        warnings.filterwarnings("ignore", message="Already following adapters were merged")
+        warnings.filterwarnings("ignore", message=".*already merged|Already following")
         merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     return merged
 

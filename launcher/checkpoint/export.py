@@ -81,8 +81,8 @@ def _write_companions(work: Work, report: ExportReport) -> None:
     checked = (
         f"Read back with plain {'peft' if report.kind == 'adapter' else 'transformers'} before it "
         f"was called done: all {report.num_tensors} tensors are there, and logits differ from "
-        f"those of the {report.reference} by at most {report.max_logit_difference:.2g} of the "
-        f"largest (allowed: {report.tolerance:g})."
+        f"those of the {report.reference} by at most {report.max_logit_difference:.2g}, "
+        f"relative to the largest logit (allowed: {report.tolerance:g})."
     )
     if report.reference != "live model":
         checked += (
