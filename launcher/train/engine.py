@@ -12,6 +12,7 @@ from torch import nn
 from launcher.errors import InputError, Problem, TrainingError
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.schema import Dtype
+from launcher.train.optim import set_learning_rate
 from launcher.world import World
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ def shard(
     Raises:
         TrainingError: what came back is not a DeepSpeed engine at the stage that was asked for.
     """
+    # Some of DeepSpeed's wrappers take a step on zero gradients to allocate the moments: at rate
+    # zero it moves nothing.
+    set_learning_rate(optimizer.param_groups, 0.0)
     engine, _ = accelerator.prepare(model, optimizer)
     found = type(engine).__name__
     stage = engine.zero_optimization_stage() if found == "DeepSpeedEngine" else None
@@ -85,6 +89,10 @@ def shard(
             f"asked for a DeepSpeedEngine at ZeRO stage {resolved.zero_stage}, got {found} at"
             f" stage {stage}: unset ACCELERATE_USE_CPU and other ACCELERATE_ variables."
         )
+    if stage == 0 and resolved.recipe.model.dtype != "float32":
+        # Here that step is also counted, and Adam's bias correction would start at step two: the
+        # first update would be 0.74 of what it should be.
+        engine.optimizer.optimizer.state.clear()
     return engine
 
 

@@ -14,7 +14,7 @@ from tests.support.ranks import RanksFailed
 from tests.support.training import base_recipe, events, records, run_folder, train
 
 
-def _recipe(folder: Path, model: Path, topics: Path, **sections: Any) -> dict[str, Any]:
+def _recipe(folder: Path, model: Path, topics: Path, /, **sections: Any) -> dict[str, Any]:
     return base_recipe(folder, model, "sequence-classification", topics / "train.jsonl", **sections)
 
 

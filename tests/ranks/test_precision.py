@@ -25,14 +25,11 @@ def steady_model(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return copy_model(minilm_dir, tmp_path_factory.mktemp("model") / "minilm", **NO_DROPOUT)
 
 
-def losses_of(
-    folder: Path, model: Path, topics: Path, world_size: int = 2, **sections: Any
-) -> dict[int, float]:
+def losses_of(folder: Path, model: Path, topics: Path, /, **sections: Any) -> dict[int, float]:
     recipe = base_recipe(
         folder, model, "sequence-classification", topics / "train.jsonl", **sections
     )
-    reports = train(recipe, folder, world_size)
-    assert {report.world_size for report in reports} == {world_size}
+    train(recipe, folder, 2)
     run_dir = run_folder(recipe)
     assert not events(run_dir, "warning")
     assert len(events(run_dir, "export")) == 1
@@ -47,15 +44,24 @@ def reference(
     return losses_of(tmp_path_factory.mktemp("reference"), steady_model, small_topics)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_bfloat16(
-    stage: int, tmp_path: Path, steady_model: Path, small_topics: Path, reference: dict[int, float]
+def test_bfloat16_at_all_stages(
+    tmp_path: Path, steady_model: Path, small_topics: Path, reference: dict[int, float]
 ) -> None:
-    """Three significant digits are left of a loss in bfloat16."""
-    sections = {"model": {"dtype": "bfloat16"}, "deepspeed": f"zero{stage}"}
-    losses = losses_of(tmp_path, steady_model, small_topics, **sections)
-    assert losses == pytest.approx(reference, rel=0.02)
-    assert losses != pytest.approx(reference, rel=1e-6)  # it really was another precision
+    """Stages differ by rounding only: a miscounted Adam step would show as 4e-3."""
+    curves = {
+        stage: losses_of(
+            tmp_path / f"zero{stage}",
+            steady_model,
+            small_topics,
+            model={"dtype": "bfloat16"},
+            deepspeed=f"zero{stage}",
+        )
+        for stage in (0, 1, 2, 3)
+    }
+    for losses in curves.values():
+        assert losses == pytest.approx(curves[2], rel=1e-3)
+        assert losses == pytest.approx(reference, rel=0.02)
+        assert losses != pytest.approx(reference, rel=1e-6)  # it really was another precision
 
 
 def test_float16_is_refused_where_it_cannot_be_computed(

@@ -187,7 +187,7 @@ def _whole_gradients(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def base_recipe(
-    folder: Path, model: Path, task: str, rows: Path, **sections: Any
+    folder: Path, model: Path, task: str, rows: Path, /, **sections: Any
 ) -> dict[str, Any]:
     """Return a small recipe; `sections` are merged into it key by key."""
     recipe: dict[str, Any] = {
