@@ -13,7 +13,12 @@ from launcher.errors import EXIT_FAILED
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import RunDir
 
-KILLED = re.compile(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-\d+)", re.DOTALL)
+# The elastic agent's last table: https://docs.pytorch.org/docs/stable/elastic/errors.html
+ROOT_CAUSE = re.compile(
+    r"Root Cause \(first observed failure\):.*?"
+    r"^\s+rank\s*:\s*(\d+).*?^\s+exitcode\s*:\s*(-\d+)",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
@@ -46,7 +51,7 @@ def explain_failure(run_dir: RunDir, logs: Path, code: int) -> int:
     if failures:
         first = min(failures, key=lambda failure: float(failure["time"]))
         return _print_failure(first, logs)
-    killed = KILLED.search((logs / "launch.log").read_text(errors="replace"))
+    killed = ROOT_CAUSE.search((logs / "launch.log").read_text(errors="replace"))
     if killed:
         rank, signal_number = int(killed[1]), -int(killed[2])
         _say(

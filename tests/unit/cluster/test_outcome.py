@@ -15,18 +15,25 @@ from launcher.world import World
 
 # As torch's elastic agent prints it (torch.distributed.elastic.multiprocessing.errors).
 ELASTIC = """
+E1 api.py:1] failed (exitcode: -9) local_rank: 1 (pid: 4711) of binary: /usr/bin/python3
 ============================================================
 launcher.train FAILED
 ------------------------------------------------------------
 Failures:
-  <NO_OTHER_FAILURES>
+[1]:
+  time      : 2026-01-01_00:00:00
+  host      : node
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 4710)  (SIGTERM)
+  error_file: <N/A>
+  traceback : Signal 15 (SIGTERM) received by PID 4710
 ------------------------------------------------------------
 Root Cause (first observed failure):
 [0]:
   time      : 2026-01-01_00:00:00
   host      : node
   rank      : 3 (local_rank: 1)
-  exitcode  : -9 (pid: 4711)
+  exitcode  : -9 (pid: 4711)  (SIGKILL)
   error_file: <N/A>
   traceback : Signal 9 (SIGKILL) received by PID 4711
 ============================================================
