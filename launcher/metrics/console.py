@@ -128,7 +128,9 @@ def sentence(event: Event) -> str:
 
 def _figure(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.4f}"
+        if value.is_integer() and abs(value) >= 10:
+            return f"{value:,.0f}"
+        return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)

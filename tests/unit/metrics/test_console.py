@@ -85,3 +85,10 @@ def test_a_loss_that_is_no_number_is_shown_as_such() -> None:
     shown, out = writer(is_terminal=False)
     shown.train(train_record(5, loss=float("nan")))
     assert "loss nan" in out.getvalue()
+
+
+def test_small_figures_keep_their_digits() -> None:
+    event = Event("export", "t", 9, {"difference": 2.1e-7, "none": 0.0, "share": 0.25, "n": 2.0e6})
+    assert sentence(event) == (
+        "export at step 9: difference 2.1e-07, none 0.0000, share 0.2500, n 2,000,000"
+    )
