@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from launcher.errors import EXIT_FAILED
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import RunDir
 
-# The elastic agent's last table: https://docs.pytorch.org/docs/stable/elastic/errors.html
-ROOT_CAUSE = re.compile(
-    r"Root Cause \(first observed failure\):.*?"
-    r"^\s+rank\s*:\s*(\d+).*?^\s+exitcode\s*:\s*(-\d+)",
-    re.DOTALL | re.MULTILINE,
+# One rank in the elastic agent's last table, if a signal ended it:
+# https://docs.pytorch.org/docs/stable/elastic/errors.html
+ENDED_BY_SIGNAL = re.compile(
+    r"^  rank\s*:\s*(\d+) \(local_rank: \d+\)\n^  exitcode\s*:\s*-(\d+)", re.MULTILINE
 )
+LOST_PEER = re.compile(r"gloo|nccl|TCPStore|connection (closed|reset|refused)", re.IGNORECASE)
+"""What a rank says when another one is gone: a consequence, never the cause."""
 
 
 def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
@@ -48,23 +50,30 @@ def print_warnings(resolved: ResolvedRun) -> None:
 def explain_failure(run_dir: RunDir, logs: Path, code: int) -> int:
     """Print the first failure of any rank with its log; return the exit code that fits it."""
     failures = [json.loads(path.read_text()) for path in logs.glob("failure-rank-*.json")]
-    if failures:
-        first = min(failures, key=lambda failure: float(failure["time"]))
-        return _print_failure(first, logs)
-    killed = ROOT_CAUSE.search((logs / "launch.log").read_text(errors="replace"))
-    if killed:
-        rank, signal_number = int(killed[1]), -int(killed[2])
+    first = min(failures, key=lambda failure: float(failure["time"]), default=None)
+    killed = _killed_rank(logs)
+    if killed is not None and (first is None or LOST_PEER.search(first["message"])):
+        rank, number = killed
+        why = " (kill -9, or out of memory)" if number == signal.SIGKILL else ""
         _say(
-            f"rank {rank} was killed by signal {signal_number}"
-            f"{' (out of memory, or kill -9)' if signal_number == 9 else ''}."
+            f"rank {rank} was killed by signal {number}{why}."
             f" Log: {logs / f'rank-{rank}.log'}. The same command resumes the run."
         )
         return EXIT_FAILED
+    if first is not None:
+        return _print_failure(first, logs)
     _say(
         f"accelerate launch ended with exit code {code} and no rank said why."
         f" Log: {logs / 'launch.log'}. The same command resumes the run."
     )
     return EXIT_FAILED
+
+
+def _killed_rank(logs: Path) -> tuple[int, int] | None:
+    """Return rank and signal of a rank that a signal ended; SIGTERM is the agent's own doing."""
+    table = (logs / "launch.log").read_text(errors="replace")
+    found = ((int(rank), int(number)) for rank, number in ENDED_BY_SIGNAL.findall(table))
+    return next((entry for entry in found if entry[1] != signal.SIGTERM), None)
 
 
 def _print_failure(failure: dict[str, Any], logs: Path) -> int:

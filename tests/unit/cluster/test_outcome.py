@@ -88,6 +88,24 @@ def test_a_killed_rank_is_named_with_its_signal(
     assert "rank 3 was killed by signal 9" in capsys.readouterr().err
 
 
+def test_a_lost_peer_is_not_the_cause(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A survivor's connection error comes first in time, and a killed rank leaves no words."""
+    (logs / "launch.log").write_text(ELASTIC)
+    fail(logs, 0, RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 1.0)
+    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+    assert "rank 3 was killed by signal 9" in capsys.readouterr().err
+
+
+def test_an_error_goes_before_the_kill_that_followed(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The agent kills with SIGKILL whom SIGTERM did not end."""
+    (logs / "launch.log").write_text(ELASTIC)
+    fail(logs, 0, KeyError("messages"), 1.0)
+    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+    assert "rank 0" in capsys.readouterr().err
+
+
 def test_nothing_known_says_where_to_look(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
     assert "launch.log" in capsys.readouterr().err
