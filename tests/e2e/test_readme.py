@@ -181,8 +181,8 @@ def test_the_run_folder_is_as_drawn(sandbox: Path) -> None:
     names = [name for line in drawn.splitlines()[1:] for name in re.findall(r"[\w./-]+", line[:35])]
     assert len(names) > 12
     for name in names:
-        name = re.sub(r"step-\d+", "step-000006", name)
-        assert (sandbox / "runs/quickstart" / name).exists(), name
+        pattern = re.sub(r"step-\d+", "step-*", name)
+        assert list((sandbox / "runs/quickstart").glob(pattern)), name
 
 
 def test_the_file_tree_is_the_repository() -> None:
