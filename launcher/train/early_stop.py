@@ -75,6 +75,15 @@ def should_stop(state: StopState, stopping: EarlyStoppingSection | None) -> bool
     return stopping is not None and state.without_improvement >= stopping.patience
 
 
+def why_stopped(state: StopState) -> dict[str, Any]:
+    """Return what the event of an early stop says."""
+    return {
+        "best_step": state.best_step,
+        "best_value": state.best_value,
+        "evaluations_without_improvement": state.without_improvement,
+    }
+
+
 def overfitting_since(history: list[EvaluationPoint], patience: int) -> int | None:
     """Return the step from which on the model overfits, or None.
 

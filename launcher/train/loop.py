@@ -9,7 +9,7 @@ from launcher.errors import TrainingError
 from launcher.metrics.record import EvaluationRecord, TrainRecord
 from launcher.metrics.throughput import Throughput, peak_memory_bytes
 from launcher.train.agree import values_of_main
-from launcher.train.early_stop import EvaluationPoint, observe, should_stop
+from launcher.train.early_stop import EvaluationPoint, observe, should_stop, why_stopped
 from launcher.train.evaluate import evaluate
 from launcher.train.gradient_audit import GradientAudit
 from launcher.train.optim import set_learning_rate
@@ -29,6 +29,7 @@ def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
         evaluate_and_record(session, progress)
     while progress.step < session.plan.total_steps:
         if should_stop(progress.stop, session.recipe.early_stopping):
+            session.recorder.event("early_stop", step=progress.step, **why_stopped(progress.stop))
             return "early_stopped"
         learning_rate = learning_rate_at(
             session.recipe.train,

@@ -80,6 +80,8 @@ def test_overfitting_stops_by_itself_and_exports_the_best(
     assert summary["step"] == best + 6 < 200
     assert summary["best"]["step"] == best
     assert summary["overfitting_since"] == best
+    (stopped,) = events(run_dir, "early_stop")
+    assert (stopped["best_step"], stopped["evaluations_without_improvement"]) == (best, 3)
     (event,) = events(run_dir, "overfitting")
     assert event["since_step"] == best
     assert run_dir.best.readlink().name == f"step-{best:06d}"
