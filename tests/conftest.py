@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ os.environ.update(
     GLOO_SOCKET_IFNAME="lo",
     DS_ACCELERATOR="cpu",
     TOKENIZERS_PARALLELISM="false",
+    # One ninja for all: another version compiles DeepSpeed's operator anew.
+    PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 )
 for _name in [name for name in os.environ if name.startswith(("WANDB_", "ACCELERATE_", "PET_"))]:
     del os.environ[_name]

@@ -7,10 +7,8 @@ is smaller: a few rows, SmolLM2's first layers, a few steps.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from launcher.recipe.resolve import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BIN = Path(sys.executable).parent
 DEADLINE_SECONDS = 300
 
 
@@ -85,13 +82,10 @@ def cut_rows(source: Path, target: Path, count: int) -> None:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Run in `folder` with this environment's commands first; return the output, which must come
-    with exit code 0."""
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    """Run in `folder`; return the output, which must come with exit code 0."""
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
