@@ -38,10 +38,11 @@ quickstart: assets
 	$(BIN)/launcher run recipes/quickstart.yaml
 	$(BIN)/python quickstart/show.py
 
-# Tests that start processes share one worker and run one after another; unit tests use the other.
+# Unit tests share the cores; tests that start processes need both for themselves, one by one.
 test: $(INSTALLED)
 	@tests/system_packages.sh
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/unit -n 2
+	$(BIN)/python -m pytest --ignore tests/unit
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

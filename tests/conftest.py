@@ -34,10 +34,7 @@ PROCESS_TIERS = (REPOSITORY / "tests" / "ranks", REPOSITORY / "tests" / "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start processes on one worker; skip GPU tests where there is no GPU."""
-    for item in items:
-        if _starts_processes(item):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+    """Skip GPU tests where there is no GPU."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_items and not _has_gpu():
         for item in gpu_items:

@@ -95,6 +95,13 @@ def outside(script: str, *arguments: str, **variables: str) -> subprocess.Comple
     )
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Return once the condition holds; a loaded machine may need many seconds to import wandb."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def files(run_dir: RunDir) -> list[Path]:
     return sorted(run_dir.wandb.rglob("*.wandb"))
 
@@ -118,13 +125,18 @@ def test_two_restarts_are_one_run_with_each_step_once(run_dir: RunDir) -> None:
 def test_a_kill_loses_and_repeats_no_step(run_dir: RunDir, resume_step: int) -> None:
     killed = outside(
         f"""
-        import os, signal, time
+        import os, signal
         from pathlib import Path
         from launcher.metrics.wandb import WandbWriter
         from launcher.run_dir import RunDir
-        from tests.unit.metrics.test_wandb import train
-        WandbWriter.close = lambda self: (time.sleep(2), os.kill(os.getpid(), signal.SIGKILL))
-        train(RunDir(Path({str(run_dir.root)!r})), 0, 50)
+        from tests.unit.metrics.test_wandb import files, train, wait_for
+        from tests.support.wandb_file import history
+        run_dir = RunDir(Path({str(run_dir.root)!r}))
+        def die(writer):
+            wait_for(lambda: any(history(path) for path in files(run_dir)))
+            os.kill(os.getpid(), signal.SIGKILL)
+        WandbWriter.close = die
+        train(run_dir, 0, 50)
         """
     )
     assert killed.returncode == -signal.SIGKILL
@@ -211,15 +223,15 @@ UNREACHABLE = {
 }
 
 
-def unreachable(run_dir: RunDir, mode: str, init_seconds: float) -> str:
-    """Train with a key and no server; return what was printed."""
+def unreachable(run_dir: RunDir, mode: str, init_seconds: float, finish_seconds: float) -> str:
+    """Train with a key and no server until wandb has written a file; return what was printed."""
     done = outside(
         f"""
-        import time
         from pathlib import Path
         from launcher.metrics.wandb import WandbWriter
         from launcher.run_dir import RunDir
         from tests.support.records import recipe, train_record
+        from tests.unit.metrics.test_wandb import wait_for
         run_dir = RunDir(Path({str(run_dir.root)!r}))
         run_dir.root.mkdir()
         kept = WandbWriter(
@@ -229,12 +241,12 @@ def unreachable(run_dir: RunDir, mode: str, init_seconds: float) -> str:
             has_key=True,
             resume_step=0,
             on_trouble=lambda message: print("trouble:", message),
-            finish_seconds=6.0,
+            finish_seconds={finish_seconds},
             init_seconds={init_seconds},
         )
         for step in range(1, 10):
             kept.train(train_record(step))
-        time.sleep(4)
+        wait_for(lambda: any(run_dir.wandb.glob("*run-*/*.wandb")), 20.0)
         kept.close()
         print("closed")
         """,
@@ -246,7 +258,7 @@ def unreachable(run_dir: RunDir, mode: str, init_seconds: float) -> str:
 
 
 def test_a_key_without_a_network_goes_offline(run_dir: RunDir) -> None:
-    printed = unreachable(run_dir, "auto", init_seconds=2.0)
+    printed = unreachable(run_dir, "auto", init_seconds=2.0, finish_seconds=40.0)
     assert printed.splitlines()[-1] == "closed"
     assert printed.count("trouble: ") == 1
     assert "recording offline" in printed
@@ -255,7 +267,7 @@ def test_a_key_without_a_network_goes_offline(run_dir: RunDir) -> None:
 
 
 def test_a_server_that_never_answers_does_not_keep_the_process(run_dir: RunDir) -> None:
-    printed = unreachable(run_dir, "online", init_seconds=100.0)
+    printed = unreachable(run_dir, "online", init_seconds=100.0, finish_seconds=6.0)
     assert printed.splitlines()[-1] == "closed"
     assert "did not finish within 6 s" in printed
 
