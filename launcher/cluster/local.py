@@ -20,6 +20,8 @@ from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.run_dir import RunDir
 
+BIN = Path(sys.executable).parent
+
 
 def prepare_data(recipe: Path, overrides: Sequence[str]) -> int:
     """Tokenise the data of a recipe in a process of its own; return its exit code."""
@@ -126,9 +128,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 
 def _environment(world_size: int) -> dict[str, str]:
-    """Return this environment with what DeepSpeed and torch need on a machine without a GPU."""
+    """Return this environment with what DeepSpeed and torch need of it."""
     environment = dict(os.environ)
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # DeepSpeed compiles with the ninja it finds: this installation's, also without an activated
+    # environment. Another version would compile everything anew.
+    environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
     if not visible_gpus():
         environment["DS_ACCELERATOR"] = "cpu"
         threads = max(1, len(os.sched_getaffinity(0)) // world_size)

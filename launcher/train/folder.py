@@ -10,6 +10,7 @@ import torch.distributed as dist
 from launcher.checkpoint.manifest import write_json
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_settings import run_folder, write_settings
+from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
 from launcher.world import World
 
@@ -24,9 +25,9 @@ def claim_run_folder(resolved: ResolvedRun, data_report: dict[str, Any], world: 
     return run_dir
 
 
-def wandb_run_id(run_dir: RunDir, world: World) -> str:
-    """Return the wandb id of this run, made once and kept in the run folder; rank 0 only."""
-    if not world.is_main_process:
+def wandb_run_id(run_dir: RunDir, recipe: Recipe, world: World) -> str:
+    """Return the wandb id of this run, made once and kept in its folder; empty without wandb."""
+    if recipe.logging.wandb is None or not world.is_main_process:
         return ""
     path = run_dir.wandb / "run_id"
     if not path.exists():

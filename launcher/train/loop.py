@@ -24,9 +24,10 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
     """Train from `progress` to the end; return the outcome, `finished` or `early_stopped`."""
-    throughput, started, earlier = Throughput(), time.monotonic(), progress.seconds
+    started, earlier = time.monotonic(), progress.seconds
     if progress.evaluated_step < 0:
         evaluate_and_record(session, progress)
+    throughput = Throughput()
     while progress.step < session.plan.total_steps:
         if should_stop(progress.stop, session.recipe.early_stopping):
             session.recorder.event("early_stop", step=progress.step, **why_stopped(progress.stop))

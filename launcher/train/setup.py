@@ -66,7 +66,7 @@ def open_session(
         recipe,
         resume_step=resume_step,
         total_steps=plan.total_steps,
-        wandb_run_id=wandb_run_id(run_dir, world),
+        wandb_run_id=wandb_run_id(run_dir, recipe, world),
         has_wandb_key=has_wandb_key(),
         is_main_process=world.is_main_process,
         terminal=terminal,
