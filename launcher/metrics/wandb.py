@@ -21,6 +21,7 @@ from launcher.run_dir import RunDir
 QUEUE_SIZE = 1024  # rows; at one a second, a quarter of an hour of a server that doesn't answer
 FINISH_SECONDS = 8.0
 INIT_SECONDS = 30.0  # for the server to answer at all
+OFFLINE_ATTEMPTS = 3
 
 # What wandb would send beside our records: source code, git state, command line, host, installed
 # packages, console output, system metrics. Not all versions know all names.
@@ -168,13 +169,29 @@ class WandbWriter:
         except Exception as error:  # its kinds have changed often
             if not (self._is_auto and self._mode == "online"):
                 raise
-            self._note(error)
-        self._error += " (recording offline: `wandb sync` sends it later)"
+            reason = error
+        run = self._restart_offline(wandb)
+        # Only now: an error is reported once, as soon as there is one.
+        self._error = (
+            f"{type(reason).__name__}: {reason} (recording offline: `wandb sync` sends it later)"
+        )
+        return run
+
+    def _restart_offline(self, wandb: Any) -> Any:
+        """Return an offline run of a fresh service; the old one may still be on its way out."""
         self._mode = "offline"
-        end_service()
-        with contextlib.suppress(Exception):
-            wandb.teardown()  # of a process that is no more: only to forget it
-        return self._init(wandb)
+        self._settings["init_timeout"] = INIT_SECONDS  # no server is waited for, only this machine
+        for attempt in range(OFFLINE_ATTEMPTS):
+            end_service()
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # of a process that is no more: only to forget it
+            try:
+                return self._init(wandb)
+            except Exception:
+                if attempt == OFFLINE_ATTEMPTS - 1:
+                    raise
+                time.sleep(1.0)
+        raise AssertionError("unreachable")
 
     def _init(self, wandb: Any) -> Any:
         known = set(wandb.Settings.model_fields)
