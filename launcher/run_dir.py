@@ -7,6 +7,31 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class LogDir:
+    """`logs/<launch>/`: what one launch printed, and what ended its ranks."""
+
+    root: Path
+
+    @property
+    def launch(self) -> Path:
+        """What `accelerate launch` itself printed."""
+        return self.root / "launch.log"
+
+    def rank(self, rank: int) -> Path:
+        """Everything that one rank printed."""
+        return self.root / f"rank-{rank}.log"
+
+    def failure(self, rank: int) -> Path:
+        """JSON of the error that ended one rank: time, rank, host, kind, message, traceback."""
+        return self.root / f"failure-rank-{rank}.json"
+
+    @property
+    def failures(self) -> list[Path]:
+        """The failure files that there are."""
+        return sorted(self.root.glob("failure-rank-*.json"))
+
+
+@dataclass(frozen=True)
 class RunDir:
     """`runs/<name>/`: what was asked, what was resolved, records, logs, checkpoints, export."""
 
@@ -91,14 +116,11 @@ class RunDir:
         """The parent folder of wandb's own files."""
         return self.root / "wandb"
 
-    def logs(self, attempt: int) -> Path:
-        """The folder of one launch's logs."""
-        return self.root / "logs" / f"{attempt:03d}"
+    def logs(self, attempt: int) -> LogDir:
+        """The logs of one launch; launches count from 1."""
+        return LogDir(self.root / "logs" / f"{attempt:03d}")
 
-    def rank_log(self, attempt: int, rank: int) -> Path:
-        """Everything one rank printed in one launch."""
-        return self.logs(attempt) / f"rank-{rank}.log"
-
-    def failure(self, attempt: int, rank: int) -> Path:
-        """JSON of the error that ended one rank: time, rank, host, kind, message, traceback."""
-        return self.logs(attempt) / f"failure-rank-{rank}.json"
+    @property
+    def launches(self) -> list[LogDir]:
+        """The logs of all launches so far, oldest first."""
+        return [LogDir(path) for path in sorted((self.root / "logs").glob("[0-9]*"))]

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.run_dir import LogDir
+
+LOGS_VARIABLE = "LAUNCHER_LOG_DIR"
+
 
 @dataclass(frozen=True)
 class World:
@@ -20,9 +24,7 @@ class World:
     local_rank: int = 0
     world_size: int = 1
     num_nodes: int = 1
-    attempt: int = 0
-    """How often the elastic agent restarted the workers before this time."""
-    log_dir: Path | None = None
+    logs: LogDir | None = None
     """Folder for this launch's logs; None where the processes were started by hand."""
 
     @property
@@ -40,8 +42,7 @@ class World:
             local_rank=int(environ.get("LOCAL_RANK", "0")),
             world_size=world_size,
             num_nodes=max(1, world_size // per_node),
-            attempt=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
-            log_dir=Path(environ["LAUNCHER_LOG_DIR"]) if "LAUNCHER_LOG_DIR" in environ else None,
+            logs=LogDir(Path(environ[LOGS_VARIABLE])) if LOGS_VARIABLE in environ else None,
         )
 
 

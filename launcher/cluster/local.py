@@ -18,7 +18,8 @@ from launcher.cluster.devices import require_this_machine, visible_gpus
 from launcher.cluster.outcome import explain_failure, print_summary, print_warnings
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
-from launcher.run_dir import RunDir
+from launcher.run_dir import LogDir, RunDir
+from launcher.world import LOGS_VARIABLE
 
 BIN = Path(sys.executable).parent
 
@@ -64,7 +65,7 @@ def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, 
     if code == 0:
         print_summary(run_dir)
         return 0
-    return explain_failure(run_dir, logs, code)
+    return explain_failure(logs, code)
 
 
 def _free_name(resolved: ResolvedRun) -> str:
@@ -74,14 +75,13 @@ def _free_name(resolved: ResolvedRun) -> str:
     return next(name for name in names if not (Path(run.dir) / name).exists())
 
 
-def _open_logs(resolved: ResolvedRun, run_dir: RunDir) -> Path:
-    """Write what the ranks and the agent read; return the new folder of this launch's logs."""
+def _open_logs(resolved: ResolvedRun, run_dir: RunDir) -> LogDir:
+    """Write what the ranks and the agent read; return this launch's new log folder."""
     write_settings(resolved, run_dir)
     with run_dir.accelerate.open("w") as file:
         YAML().dump(accelerate_config(resolved, run_dir), file)
-    attempt = 1 + len(list((run_dir.root / "logs").glob("[0-9]*")))
-    logs = run_dir.logs(attempt)
-    logs.mkdir(parents=True)
+    logs = run_dir.logs(1 + len(run_dir.launches))
+    logs.root.mkdir(parents=True)
     return logs
 
 
@@ -102,14 +102,14 @@ def accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> dict[str, Any]:
     }
 
 
-def _launch(resolved: ResolvedRun, run_dir: RunDir, logs: Path) -> int:
+def _launch(resolved: ResolvedRun, run_dir: RunDir, logs: LogDir) -> int:
     """Run `accelerate launch` to its end; its own messages go to launch.log."""
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(run_dir.accelerate)]
     command += ["--main_process_port", str(_free_port())]
     command += ["-m", "launcher.train", str(run_dir.resolved)]
-    environment = _environment(resolved.world_size) | {"LAUNCHER_LOG_DIR": str(logs)}
-    with (logs / "launch.log").open("w") as log:
+    environment = _environment(resolved.world_size) | {LOGS_VARIABLE: str(logs.root)}
+    with logs.launch.open("w") as log:
         process = subprocess.Popen(command, env=environment, stderr=log)
         previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:

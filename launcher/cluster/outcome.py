@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from launcher.errors import EXIT_FAILED
 from launcher.recipe.resolve import ResolvedRun
-from launcher.run_dir import RunDir
+from launcher.run_dir import LogDir, RunDir
 
 # One rank in the elastic agent's last table, if a signal ended it:
 # https://docs.pytorch.org/docs/stable/elastic/errors.html
@@ -47,9 +46,9 @@ def print_warnings(resolved: ResolvedRun) -> None:
         _say(f"warning: {warning}")
 
 
-def explain_failure(run_dir: RunDir, logs: Path, code: int) -> int:
+def explain_failure(logs: LogDir, code: int) -> int:
     """Print the first failure of any rank with its log; return the exit code that fits it."""
-    failures = [json.loads(path.read_text()) for path in logs.glob("failure-rank-*.json")]
+    failures = [json.loads(path.read_text()) for path in logs.failures]
     first = min(failures, key=lambda failure: float(failure["time"]), default=None)
     killed = _killed_rank(logs)
     if killed is not None and (first is None or LOST_PEER.search(first["message"])):
@@ -57,33 +56,33 @@ def explain_failure(run_dir: RunDir, logs: Path, code: int) -> int:
         why = " (kill -9, or out of memory)" if number == signal.SIGKILL else ""
         _say(
             f"rank {rank} was killed by signal {number}{why}."
-            f" Log: {logs / f'rank-{rank}.log'}. The same command resumes the run."
+            f" Log: {logs.rank(rank)}. The same command resumes the run."
         )
         return EXIT_FAILED
     if first is not None:
         return _print_failure(first, logs)
     _say(
         f"accelerate launch ended with exit code {code} and no rank said why."
-        f" Log: {logs / 'launch.log'}. The same command resumes the run."
+        f" Log: {logs.launch}. The same command resumes the run."
     )
     return EXIT_FAILED
 
 
-def _killed_rank(logs: Path) -> tuple[int, int] | None:
+def _killed_rank(logs: LogDir) -> tuple[int, int] | None:
     """Return rank and signal of a rank that a signal ended; SIGTERM is the agent's own doing."""
-    table = (logs / "launch.log").read_text(errors="replace")
+    table = logs.launch.read_text(errors="replace")
     found = ((int(rank), int(number)) for rank, number in ENDED_BY_SIGNAL.findall(table))
     return next((entry for entry in found if entry[1] != signal.SIGTERM), None)
 
 
-def _print_failure(failure: dict[str, Any], logs: Path) -> int:
+def _print_failure(failure: dict[str, Any], logs: LogDir) -> int:
     rank = failure["rank"]
     if failure["expected"]:
         _say(failure["message"])
     else:
         head = f"rank {rank} on {failure['host']} failed first: {failure['kind']}"
         _say(f"{head}: {failure['message']}")
-    _say(f"Log: {logs / f'rank-{rank}.log'}")
+    _say(f"Log: {logs.rank(rank)}")
     return int(failure["exit_code"])
 
 

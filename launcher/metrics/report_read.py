@@ -95,11 +95,11 @@ def read_run(run_dir: RunDir) -> RunRecords:
 
 
 def _failure(run_dir: RunDir) -> Json:
-    """Return the earliest failure of the newest attempt."""
-    attempts = sorted(run_dir.logs(0).parent.glob("*/"))
-    if not attempts:
+    """Return the earliest failure of the newest launch."""
+    launches = run_dir.launches
+    if not launches:
         return {}
-    found = [_json(path) for path in attempts[-1].glob("failure-rank-*.json")]
+    found = [_json(path) for path in launches[-1].failures]
     known = [failure for failure in found if failure]
     return min(known, key=lambda failure: number(failure.get("time")) or math.inf, default={})
 

@@ -39,10 +39,10 @@ def divert_output(world: World) -> TextIO:
     Only rank 0 keeps the terminal. Without a log folder (processes started by hand) nothing is
     diverted.
     """
-    if world.log_dir is None:
+    if world.logs is None:
         return sys.stdout
     terminal = os.fdopen(os.dup(1), "w", buffering=1)
-    log = os.open(world.log_dir / f"rank-{world.rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(world.logs.rank(world.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -52,11 +52,11 @@ def divert_output(world: World) -> TextIO:
 def report_failure(error: Exception, world: World) -> int:
     """Say what went wrong where it is read: the log, the failure file, once on the terminal."""
     failure = describe_failure(error, world)
-    if world.log_dir is not None:
-        write_failure(failure, world.log_dir)
+    if world.logs is not None:
+        write_failure(failure, world.logs)
     if not isinstance(error, LauncherError):
         print(failure["traceback"], file=sys.stderr, flush=True)
-    elif world.log_dir is not None or world.is_main_process:
+    elif world.logs is not None or world.is_main_process:
         print(error, file=sys.stderr, flush=True)
     return error.exit_code if isinstance(error, LauncherError) else EXIT_FAILED
 

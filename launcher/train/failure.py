@@ -6,10 +6,10 @@ import json
 import socket
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from launcher.errors import EXIT_FAILED, LauncherError
+from launcher.run_dir import LogDir
 from launcher.world import World
 
 
@@ -28,9 +28,9 @@ def describe_failure(error: BaseException, world: World) -> dict[str, Any]:
     }
 
 
-def write_failure(failure: dict[str, Any], log_dir: Path) -> None:
+def write_failure(failure: dict[str, Any], logs: LogDir) -> None:
     """Write it as `failure-rank-N.json`, complete or not at all."""
-    path = log_dir / f"failure-rank-{failure['rank']}.json"
+    path = logs.failure(failure["rank"])
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(failure, indent=1))
     temporary.replace(path)

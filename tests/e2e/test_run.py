@@ -99,7 +99,7 @@ def test_a_failing_run_says_one_thing(tmp_path: Path, recipe: dict[str, Any]) ->
     assert "the loss is nan" in failed.stderr or "gradient" in failed.stderr
     assert failed.stderr.count("step ") <= 3
     assert "Traceback" not in failed.stderr
-    log = run_folder(recipe).rank_log(1, 0)
+    log = run_folder(recipe).logs(1).rank(0)
     assert log.exists()
     assert str(log.parent) in failed.stderr
 

@@ -233,7 +233,7 @@ def _loss(step: int) -> float:
 
 
 def _fail(run_dir: RunDir, writer: Writer, step: int) -> None:
-    run_dir.logs(0).mkdir(parents=True)
+    run_dir.logs(1).root.mkdir(parents=True)
     when = BEGAN + timedelta(seconds=writer.seconds + 1)
     failure = {
         "time": when.timestamp(),
@@ -243,7 +243,7 @@ def _fail(run_dir: RunDir, writer: Writer, step: int) -> None:
         "message": f"step {step}: the gradient norm is nan. Look at the rows of this step.",
         "traceback": "Traceback (most recent call last):\n  ...\nTrainingError: step 57\n",
     }
-    run_dir.failure(0, 1).write_text(json.dumps(failure))
+    run_dir.logs(1).failure(1).write_text(json.dumps(failure))
 
 
 if __name__ == "__main__":

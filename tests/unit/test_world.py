@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from launcher.run_dir import LogDir
 from launcher.world import World, has_wandb_key
 
 
@@ -11,7 +12,7 @@ def test_without_variables_a_world_of_one() -> None:
     world = World.from_environment({})
     assert (world.rank, world.world_size, world.num_nodes) == (0, 1, 1)
     assert world.is_main_process
-    assert world.log_dir is None
+    assert world.logs is None
 
 
 def test_variables_of_the_elastic_agent() -> None:
@@ -21,11 +22,10 @@ def test_variables_of_the_elastic_agent() -> None:
             "LOCAL_RANK": "1",
             "WORLD_SIZE": "16",
             "LOCAL_WORLD_SIZE": "8",
-            "TORCHELASTIC_RESTART_COUNT": "2",
             "LAUNCHER_LOG_DIR": "logs/003",
         }
     )
-    assert world == World(9, 1, 16, 2, 2, Path("logs/003"))
+    assert world == World(9, 1, 16, 2, LogDir(Path("logs/003")))
     assert not world.is_main_process
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.cluster.outcome import explain_failure, print_summary
 from launcher.errors import InputError, Problem, TrainingError
-from launcher.run_dir import RunDir
+from launcher.run_dir import LogDir, RunDir
 from launcher.train.failure import describe_failure, write_failure
 from launcher.world import World
 
@@ -41,21 +41,21 @@ Root Cause (first observed failure):
 
 
 @pytest.fixture
-def logs(tmp_path: Path) -> Path:
-    folder = RunDir(tmp_path).logs(1)
-    folder.mkdir(parents=True)
-    (folder / "launch.log").write_text("noise\n")
-    return folder
+def logs(tmp_path: Path) -> LogDir:
+    found = RunDir(tmp_path).logs(1)
+    found.root.mkdir(parents=True)
+    found.launch.write_text("noise\n")
+    return found
 
 
-def fail(logs: Path, rank: int, error: Exception, time: float) -> None:
+def fail(logs: LogDir, rank: int, error: Exception, time: float) -> None:
     write_failure({**describe_failure(error, World(rank, rank, 4)), "time": time}, logs)
 
 
-def test_the_first_failure_is_the_cause(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_failure_is_the_cause(logs: LogDir, capsys: pytest.CaptureFixture[str]) -> None:
     fail(logs, 0, ConnectionError("peer closed the connection"), 20.0)
     fail(logs, 2, KeyError("messages"), 10.0)
-    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+    assert explain_failure(logs, 1) == 1
     said = capsys.readouterr().err
     assert "rank 2" in said
     assert "KeyError" in said
@@ -71,43 +71,43 @@ def test_the_first_failure_is_the_cause(logs: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_expected_errors_keep_their_words_and_code(
-    logs: Path, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+    logs: LogDir, capsys: pytest.CaptureFixture[str], error: Exception, code: int
 ) -> None:
     fail(logs, 0, error, 1.0)
-    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == code
+    assert explain_failure(logs, 1) == code
     said = capsys.readouterr().err
     assert said.startswith(str(error))
     assert "Traceback" not in said
 
 
 def test_a_killed_rank_is_named_with_its_signal(
-    logs: Path, capsys: pytest.CaptureFixture[str]
+    logs: LogDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (logs / "launch.log").write_text(ELASTIC)
-    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+    logs.launch.write_text(ELASTIC)
+    assert explain_failure(logs, 1) == 1
     assert "rank 3 was killed by signal 9" in capsys.readouterr().err
 
 
-def test_a_lost_peer_is_not_the_cause(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_peer_is_not_the_cause(logs: LogDir, capsys: pytest.CaptureFixture[str]) -> None:
     """A survivor's connection error comes first in time, and a killed rank leaves no words."""
-    (logs / "launch.log").write_text(ELASTIC)
+    logs.launch.write_text(ELASTIC)
     fail(logs, 0, RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 1.0)
-    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+    assert explain_failure(logs, 1) == 1
     assert "rank 3 was killed by signal 9" in capsys.readouterr().err
 
 
 def test_an_error_goes_before_the_kill_that_followed(
-    logs: Path, capsys: pytest.CaptureFixture[str]
+    logs: LogDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The agent kills with SIGKILL whom SIGTERM did not end."""
-    (logs / "launch.log").write_text(ELASTIC)
+    logs.launch.write_text(ELASTIC)
     fail(logs, 0, KeyError("messages"), 1.0)
-    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+    assert explain_failure(logs, 1) == 1
     assert "rank 0" in capsys.readouterr().err
 
 
-def test_nothing_known_says_where_to_look(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain_failure(RunDir(logs.parent.parent), logs, 1) == 1
+def test_nothing_known_says_where_to_look(logs: LogDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain_failure(logs, 1) == 1
     assert "launch.log" in capsys.readouterr().err
 
 
