@@ -1,4 +1,4 @@
-"""After an update: says what went wrong in it, stops where that can't go on, records its figures."""
+"""After an update: says what went wrong in it, stops where it must, records its figures."""
 
 from __future__ import annotations
 
