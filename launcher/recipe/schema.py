@@ -41,6 +41,12 @@ class RunSection(Section):
     """Seed of the sample order, of new weights (heads, adapters) and of dropout."""
     dir: str = "runs"
     """Folder that holds run folders; relative to where the command is run."""
+    max_hours: PositiveFloat | None = None
+    """Wall-clock limit of one launch: it stops in time to save, and the same command resumes."""
+    max_restarts: NonNegativeInt = 3
+    """Automatic restarts of one launch on this machine, each from a verified checkpoint."""
+    timeout_seconds: PositiveFloat = 1800.0
+    """The one timeout: how long a rank may make no progress, and a collective wait for a rank."""
 
 
 class ModelSection(Section):
@@ -211,6 +217,10 @@ class TrainSection(Section):
     """Term added to the denominator."""
     zero_gradients: Literal["error", "warn"] = "error"
     """What happens when a trainable tensor got no gradient by the second step."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What happens at a loss or gradient that is NaN or infinite: stop, or leave out the update."""
+    max_skipped_steps: PositiveInt = 20
+    """Updates left out in a row before the run stops."""
 
 
 class EvaluateSection(Section):
@@ -242,6 +252,10 @@ class CheckpointSection(Section):
     """Newest checkpoints kept."""
     keep_best: bool = True
     """Also save at, and keep, the best evaluation."""
+    if_save_fails: Literal["continue", "stop"] = "continue"
+    """What happens when a checkpoint can't be written (a full disk): go on to the next, or stop."""
+    asynchronous: bool = True
+    """Write behind training; false: the step waits for the disk."""
 
 
 class ExportSection(Section):

@@ -48,3 +48,30 @@ def test_the_schema_allows_what_the_loader_takes_and_says_how_to_use_it() -> Non
     assert "extends" in document["properties"]
     assert document["additionalProperties"] is False
     assert document["properties"]["method"]["discriminator"]["propertyName"] == "type"
+
+
+def test_what_a_failure_does_is_part_of_the_schema_with_its_default() -> None:
+    document = recipe_json_schema()
+    sections = document["$defs"]
+    found = {
+        f"{section}.{key}": sections[f"{section.title()}Section"]["properties"][key]["default"]
+        for section, key in (
+            ("run", "max_hours"),
+            ("run", "max_restarts"),
+            ("run", "timeout_seconds"),
+            ("train", "non_finite"),
+            ("train", "max_skipped_steps"),
+            ("checkpoint", "if_save_fails"),
+            ("checkpoint", "asynchronous"),
+        )
+    }
+    assert found == {
+        "run.max_hours": None,
+        "run.max_restarts": 3,
+        "run.timeout_seconds": 1800,
+        "train.non_finite": "stop",
+        "train.max_skipped_steps": 20,
+        "checkpoint.if_save_fails": "continue",
+        "checkpoint.asynchronous": True,
+    }
+    assert sections["TrainSection"]["properties"]["non_finite"]["enum"] == ["stop", "skip"]
