@@ -54,3 +54,19 @@ class NoCheckpointError(LauncherError):
 
 class TrainingError(LauncherError):
     """The run can't go on: the message names the step, what was seen and what to change."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient is NaN or infinite, and the recipe says to stop then."""
+
+
+class Stopped(LauncherError):
+    """No failure: the run was asked to stop and did, at a step boundary, with its state saved."""
+
+    exit_code = EXIT_STOPPED
+
+    def __init__(self, step: int, reason: str) -> None:
+        self.step = step
+        self.reason = reason
+        when = f"at step {step}" if step else "before the first step"
+        super().__init__(f"stopped {when} ({reason}); the same command resumes it.")

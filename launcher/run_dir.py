@@ -30,6 +30,29 @@ class LogDir:
         """The failure files that there are."""
         return sorted(self.root.glob("failure-rank-*.json"))
 
+    def heartbeat(self, rank: int) -> Path:
+        """JSON that one rank writes every second: its process, phase, step, and when."""
+        return self.root / f"heartbeat-rank-{rank}.json"
+
+    @property
+    def heartbeats(self) -> list[Path]:
+        """The heartbeat files that there are."""
+        return sorted(self.root.glob("heartbeat-rank-*.json"))
+
+    def stacks(self, rank: int) -> Path:
+        """Python stacks of all threads of one rank, dumped when it or another rank hangs."""
+        return self.root / f"stacks-rank-{rank}.txt"
+
+    @property
+    def stopped(self) -> Path:
+        """JSON of a clean stop: step and reason."""
+        return self.root / "stopped.json"
+
+    @property
+    def watchdog(self) -> Path:
+        """JSON of what the watchdog saw when it ended a launch: late ranks, phase, step, stacks."""
+        return self.root / "watchdog.json"
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -105,6 +128,21 @@ class RunDir:
     def export(self) -> Path:
         """Weights for others: safetensors, tokenizer, model card."""
         return self.root / "export"
+
+    @property
+    def stop_request(self) -> Path:
+        """JSON that asks a running launch to stop cleanly; the next launch removes it."""
+        return self.root / "stop.json"
+
+    @property
+    def lock(self) -> Path:
+        """JSON of the process that holds this folder; only one launch may write to it."""
+        return self.root / "lock.json"
+
+    @property
+    def timings(self) -> Path:
+        """JSON of the longest step, save and evaluation batch seen lately, in seconds."""
+        return self.root / "timings.json"
 
     @property
     def report(self) -> Path:

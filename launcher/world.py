@@ -7,6 +7,7 @@ https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from launcher.run_dir import LogDir
 
 LOGS_VARIABLE = "LAUNCHER_LOG_DIR"
+DEADLINE_VARIABLE = "LAUNCHER_DEADLINE"
+AGENT_VARIABLE = "LAUNCHER_AGENT_PID"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class World:
     num_nodes: int = 1
     logs: LogDir | None = None
     """Folder for this launch's logs; None where the processes were started by hand."""
+    deadline: float | None = None
+    """When this launch has to be over, in monotonic seconds of this host; None: no limit."""
+    agent_pid: int | None = None
+    """Process id of the elastic agent that started this rank; None where there is none."""
 
     @property
     def is_main_process(self) -> bool:
@@ -43,7 +50,27 @@ class World:
             world_size=world_size,
             num_nodes=max(1, world_size // per_node),
             logs=LogDir(Path(environ[LOGS_VARIABLE])) if LOGS_VARIABLE in environ else None,
+            deadline=_deadline(environ),
+            agent_pid=_agent_pid(environ),
         )
+
+
+def _deadline(environ: Mapping[str, str]) -> float | None:
+    """Return the earlier of the launch's own limit and Slurm's, on this host's monotonic clock."""
+    limits = []
+    if DEADLINE_VARIABLE in environ:
+        limits.append(float(environ[DEADLINE_VARIABLE]))
+    if environ.get("SLURM_JOB_END_TIME", "").isdigit():
+        # Slurm gives wall-clock time: turned into monotonic time once, so that later changes of
+        # the clock play no part.
+        limits.append(time.monotonic() + int(environ["SLURM_JOB_END_TIME"]) - time.time())
+    return min(limits, default=None)
+
+
+def _agent_pid(environ: Mapping[str, str]) -> int | None:
+    if AGENT_VARIABLE in environ:
+        return int(environ[AGENT_VARIABLE])
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in environ else None
 
 
 def has_wandb_key(environ: Mapping[str, str] = os.environ) -> bool:

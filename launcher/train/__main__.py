@@ -1,36 +1,56 @@
-"""One rank's process: `accelerate launch ... -m launcher.train RECIPE` starts it."""
+"""One rank's process: `accelerate launch ... -m launcher.train RECIPE` starts it.
+
+What is imported here is quick: until the signal handlers are there, a stop signal is a kill.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TextIO
 
-from launcher.errors import EXIT_FAILED, LauncherError
-from launcher.recipe.resolve import resolve
-from launcher.train.failure import describe_failure, write_failure
+from launcher.errors import EXIT_FAILED, LauncherError, Stopped
+from launcher.train.watch import RankWatch, end_watch, start_watch
 from launcher.world import World
 
 
 def main() -> int:
-    """Resolve the recipe, train, and return the exit code."""
+    """Watch, train, report, and return the exit code."""
+    world = World.from_environment()
+    watch = start_watch(world)
+    terminal = divert_output(world)
+    try:
+        train(world, terminal, watch)
+        watch.heartbeat.at("done")
+    except Stopped as stopped:
+        watch.heartbeat.at("done")
+        return report_stop(stopped, world)
+    except Exception as error:  # noqa: BLE001 - whatever ends a rank is reported, and ends it
+        return report_failure(error, world, watch)
+    finally:
+        end_watch(watch, world)
+    return 0
+
+
+def train(world: World, terminal: TextIO, watch: RankWatch) -> None:
+    """Resolve the recipe and carry this rank to its end."""
     parser = argparse.ArgumentParser(prog="accelerate launch -m launcher.train")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     arguments = parser.parse_args()
-    world = World.from_environment()
-    terminal = divert_output(world)
-    try:
-        resolved = resolve(arguments.recipe, arguments.overrides, processes=world.world_size)
-        # torch takes seconds to load: bad input has been refused before that.
-        from launcher.train.run import run_rank
+    started = time.monotonic()
+    from launcher.recipe.resolve import resolve
 
-        run_rank(resolved, world, terminal)
-    except Exception as error:  # noqa: BLE001 - whatever ends a rank is reported, and ends it
-        return report_failure(error, world)
-    return 0
+    resolved = resolve(arguments.recipe, arguments.overrides, processes=world.world_size)
+    if world.logs is None and resolved.recipe.run.max_hours is not None:
+        watch.heartbeat.limit(started + 3600 * resolved.recipe.run.max_hours)
+    # torch takes seconds to load: bad input has been refused before that.
+    from launcher.train.run import run_rank
+
+    run_rank(resolved, world, terminal)
 
 
 def divert_output(world: World) -> TextIO:
@@ -49,9 +69,22 @@ def divert_output(world: World) -> TextIO:
     return terminal
 
 
-def report_failure(error: Exception, world: World) -> int:
+def report_stop(stopped: Stopped, world: World) -> int:
+    """Say on rank 0 that the run stopped as it was asked to; no failure."""
+    from launcher.train.failure import write_stopped
+
+    if world.is_main_process:
+        if world.logs is not None:
+            write_stopped(stopped, world.logs)
+        print(stopped, file=sys.stderr, flush=True)
+    return stopped.exit_code
+
+
+def report_failure(error: Exception, world: World, watch: RankWatch) -> int:
     """Say what went wrong where it is read: the log, the failure file, once on the terminal."""
-    failure = describe_failure(error, world)
+    from launcher.train.failure import describe_failure, write_failure
+
+    failure = describe_failure(error, world, watch.heartbeat.place)
     if world.logs is not None:
         write_failure(failure, world.logs)
     if not isinstance(error, LauncherError):

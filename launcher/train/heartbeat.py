@@ -1,0 +1,127 @@
+"""A sign of life of every rank, once a second, for whoever watches the launch from outside."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launcher.run_dir import RunDir
+from launcher.train.stop import StopFlag, StopReason
+from launcher.world import World
+
+INTERVAL_SECONDS = 1.0
+MARGIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is in its run."""
+
+    phase: str = "start"
+    """start, load, resume, train, evaluate, save, export; done: it ends well."""
+    step: int | None = None
+    micro_step: int | None = None
+    progressed: float = 0.0
+    """Monotonic seconds of this host when the rank last came to a new place."""
+
+
+class Heartbeat:
+    """Writes where this rank is from a thread of its own, also while the rank itself waits.
+
+    The same thread hears what asks the whole run to stop: on rank 0 it looks for the request of
+    `launcher stop` and at the time limit.
+    """
+
+    def __init__(self, world: World, stop: StopFlag) -> None:
+        self.place = Place(progressed=time.monotonic())
+        self.deadline = world.deadline
+        """When the launch has to be over, in monotonic seconds; None: no limit."""
+        self.reserve_seconds = MARGIN_SECONDS
+        """How long before the deadline the stop is asked for: what a step and a save take."""
+        self._world = world
+        self._stop = stop
+        self._run_dir: RunDir | None = None
+        self._host = socket.gethostname()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def at(
+        self, phase: str | None = None, *, step: int | None = None, micro_step: int | None = None
+    ) -> None:
+        """Note where the rank is now; what isn't given stays. Only sets a value."""
+        place = self.place
+        self.place = replace(
+            place,
+            phase=phase or place.phase,
+            step=place.step if step is None else step,
+            micro_step=place.micro_step if micro_step is None else micro_step,
+            progressed=time.monotonic(),
+        )
+
+    def start(self) -> None:
+        """Write the first heartbeat, and from now on one every second."""
+        self._write()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write the last heartbeat and end the thread."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._write()
+
+    def watch(self, run_dir: RunDir) -> None:
+        """From now on hear, on rank 0, the stop requests for this run."""
+        self._run_dir = run_dir
+
+    def limit(self, deadline: float) -> None:
+        """Let the launch be over by `deadline` (monotonic seconds), or earlier as already set."""
+        self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(INTERVAL_SECONDS):
+            self._write()
+            if self._world.is_main_process:
+                self._hear()
+
+    def _hear(self) -> None:
+        if self._run_dir is not None and self._run_dir.stop_request.exists():
+            self._stop.ask(StopReason.REQUEST)
+        last_moment = math.inf if self.deadline is None else self.deadline - self.reserve_seconds
+        if time.monotonic() >= last_moment:
+            self._stop.ask(StopReason.TIME_LIMIT)
+
+    def _write(self) -> None:
+        if self._world.logs is None:
+            return
+        place = self.place
+        values = {
+            "rank": self._world.rank,
+            "local_rank": self._world.local_rank,
+            "host": self._host,
+            "pid": os.getpid(),
+            "phase": place.phase,
+            "step": place.step,
+            "micro_step": place.micro_step,
+            "written": time.monotonic(),
+            "progressed": place.progressed,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        try:
+            replace_text(self._world.logs.heartbeat(self._world.rank), json.dumps(values))
+        except OSError:
+            # A full disk: the next heartbeat may pass. Silence is what the watchdog acts on.
+            return
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put `text` in place of a file: whoever reads it sees the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,62 @@
+"""What ties a rank to the outside: stop signals in, heartbeats and stacks out, its parent's end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+from launcher.errors import EXIT_FAILED
+from launcher.train.heartbeat import Heartbeat
+from launcher.train.stop import StopFlag, install_signal_handlers
+from launcher.world import World
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class RankWatch:
+    """The stop flag and the heartbeat of one rank."""
+
+    stop: StopFlag
+    heartbeat: Heartbeat
+
+
+def start_watch(world: World) -> RankWatch:
+    """Make a process a rank that can be stopped, watched and ended; before anything slow.
+
+    The heartbeat comes last: whoever sees it may signal this process.
+    """
+    stop = StopFlag()
+    install_signal_handlers(stop)
+    if world.agent_pid is not None:
+        die_with_parent(world.agent_pid)
+    if world.logs is not None:
+        stacks = os.open(world.logs.stacks(world.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
+    heartbeat = Heartbeat(world, stop)
+    heartbeat.start()
+    return RankWatch(stop, heartbeat)
+
+
+def end_watch(watch: RankWatch, world: World) -> None:
+    """Write the last heartbeat; remove the stacks file if nothing was dumped into it."""
+    watch.heartbeat.stop()
+    if world.logs is not None:
+        with contextlib.suppress(OSError):
+            stacks = world.logs.stacks(world.rank)
+            if not stacks.stat().st_size:
+                stacks.unlink()
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends, however it ends; Linux only."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was told
+        os._exit(EXIT_FAILED)
