@@ -29,6 +29,25 @@ Processes = Annotated[
     int | None,
     typer.Option("--processes", min=1, help="Ranks; default: all GPUs, else cluster.cpu_ranks."),
 ]
+AllowChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-change",
+        metavar="KEY",
+        help="Go on with a run in which this recipe key, or section, differs; may be repeated.",
+    ),
+]
+TrustCheckpoint = Annotated[
+    bool,
+    typer.Option("--trust-checkpoint", help="Resume from what belongs to another user."),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the code in the model's folder; the recipe has to ask for it as well.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/support-bot.")]
 
 
@@ -43,12 +62,21 @@ def main_options(
 
 
 @app.command()
-def check(recipe: RecipePath, overrides: Overrides = None, processes: Processes = None) -> None:
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    allow_change: AllowChange = None,
+    trust_checkpoint: TrustCheckpoint = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
     """Resolve and validate a recipe with its DeepSpeed config; print the plan of the run."""
     from launcher.plan.report import print_plan
+    from launcher.recipe.consent import Consent
     from launcher.recipe.resolve import resolve
 
-    print_plan(resolve(recipe, overrides or (), processes))
+    consent = Consent(tuple(allow_change or ()), trust_checkpoint, trust_remote_code)
+    print_plan(resolve(recipe, overrides or (), processes, consent=consent))
 
 
 @app.command()
@@ -60,11 +88,17 @@ def schema() -> None:
 
 
 @app.command()
-def prepare(recipe: RecipePath, overrides: Overrides = None) -> None:
+def prepare(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
     """Tokenise the data once, before any rank starts, and report on them."""
     from launcher.cluster.local import prepare_data
+    from launcher.recipe.consent import Consent
 
-    raise typer.Exit(prepare_data(recipe, overrides or ()))
+    consent = Consent(trust_remote_code=trust_remote_code)
+    raise typer.Exit(prepare_data(recipe, overrides or (), consent))
 
 
 @app.command()
@@ -75,11 +109,16 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over in a new folder; deletes nothing.")
     ] = False,
+    allow_change: AllowChange = None,
+    trust_checkpoint: TrustCheckpoint = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train on this machine; the same command again resumes an unfinished run."""
     from launcher.cluster.local import run_local
+    from launcher.recipe.consent import Consent
 
-    raise typer.Exit(run_local(recipe, overrides or (), processes, fresh=fresh))
+    consent = Consent(tuple(allow_change or ()), trust_checkpoint, trust_remote_code)
+    raise typer.Exit(run_local(recipe, overrides or (), processes, fresh=fresh, consent=consent))
 
 
 @app.command()

@@ -71,6 +71,11 @@ class RunDir:
         return self.root / "resolved.yaml"
 
     @property
+    def changes(self) -> Path:
+        """One JSON record per recipe key that was changed on purpose while the run was going on."""
+        return self.root / "changes.jsonl"
+
+    @property
     def ds_config(self) -> Path:
         """The DeepSpeed config that the engine gets, every `"auto"` filled."""
         return self.root / "ds_config.json"

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from launcher.cluster.devices import require_this_machine, visible_gpus
 from launcher.cluster.outcome import explain_failure, print_summary, print_warnings
+from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.run_dir import LogDir, RunDir
@@ -24,10 +25,10 @@ from launcher.world import LOGS_VARIABLE
 BIN = Path(sys.executable).parent
 
 
-def prepare_data(recipe: Path, overrides: Sequence[str]) -> int:
+def prepare_data(recipe: Path, overrides: Sequence[str], consent: Consent = NO_CONSENT) -> int:
     """Tokenise the data of a recipe in a process of its own; return its exit code."""
-    resolve(recipe, overrides)
-    command = [sys.executable, "-m", "launcher.train.prepare", str(recipe)]
+    resolve(recipe, overrides, consent=consent)
+    command = [sys.executable, "-m", "launcher.train.prepare", str(recipe), *consent.options()]
     return subprocess.run(command + _as_options(overrides), env=_environment(1)).returncode
 
 
@@ -40,17 +41,26 @@ def export_run(run_folder: Path, *, weights: str | None, merge: bool, out: Path 
     return subprocess.run(command, env=_environment(1)).returncode
 
 
-def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, fresh: bool) -> int:
+def run_local(
+    recipe: Path,
+    overrides: Sequence[str],
+    processes: int | None,
+    *,
+    fresh: bool,
+    consent: Consent = NO_CONSENT,
+) -> int:
     """Prepare, start the ranks, wait, and say in a few lines what came of it.
 
     Raises:
         InputError: the recipe can't be run on this machine.
     """
     num_gpus = visible_gpus()
-    resolved = resolve(recipe, overrides, processes, gpus_here=num_gpus, fresh=fresh)
+    resolved = resolve(
+        recipe, overrides, processes, gpus_here=num_gpus, fresh=fresh, consent=consent
+    )
     if fresh:
         renamed = [*overrides, f"run.name={_free_name(resolved)}"]
-        resolved = resolve(recipe, renamed, processes, gpus_here=num_gpus)
+        resolved = resolve(recipe, renamed, processes, gpus_here=num_gpus, consent=consent)
     require_this_machine(resolved, num_gpus, processes)
     run_dir = run_folder(resolved)
     if run_dir.summary.exists():
@@ -58,7 +68,7 @@ def run_local(recipe: Path, overrides: Sequence[str], processes: int | None, *, 
         return 0
     print_warnings(resolved)
     logs = _open_logs(resolved, run_dir)
-    prepared = prepare_data(run_dir.resolved, ())
+    prepared = prepare_data(run_dir.resolved, (), consent)
     if prepared:
         return prepared
     code = _launch(resolved, run_dir, logs)
@@ -107,7 +117,7 @@ def _launch(resolved: ResolvedRun, run_dir: RunDir, logs: LogDir) -> int:
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(run_dir.accelerate)]
     command += ["--main_process_port", str(_free_port())]
-    command += ["-m", "launcher.train", str(run_dir.resolved)]
+    command += ["-m", "launcher.train", str(run_dir.resolved), *resolved.consent.options()]
     environment = _environment(resolved.world_size) | {LOGS_VARIABLE: str(logs.root)}
     with logs.launch.open("w") as log:
         process = subprocess.Popen(command, env=environment, stderr=log)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from launcher.errors import Problem
 from launcher.recipe.defaults import FORGETTING_RATE
-from launcher.recipe.finding import Finding, Place
+from launcher.recipe.finding import Finding, Place, nearest_place
 from launcher.recipe.model_folder import ModelFacts
 from launcher.recipe.schema import LoraMethod, QloraMethod, Recipe
 from launcher.recipe.schema_problems import did_you_mean
@@ -40,9 +40,7 @@ class Facts:
 
     def nearest_place(self, key: str) -> str:
         """Return where a key, or else the section it is missing from, was written."""
-        while "." in key and not self.is_given(key):
-            key = key.rpartition(".")[0]
-        return self.place(key)
+        return nearest_place(self.place, key)
 
 
 Rule = Callable[[Facts], Iterator[Problem]]

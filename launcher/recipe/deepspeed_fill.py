@@ -42,7 +42,9 @@ def complete(
     config["gradient_clipping"] = float(recipe.train.max_grad_norm)
     _fill_precision(config, recipe.model.dtype)
     config["zero_optimization"] = _zero(config.get("zero_optimization", {}), hidden_size)
-    config.update(FIXED)
+    for key, value in FIXED.items():
+        section, _, name = key.rpartition(".")
+        (config[section] if section else config)[name] = value
     for key, value in (("steps_per_print", NEVER), ("wall_clock_breakdown", False)):
         if config.get(key, AUTO) == AUTO:
             config[key] = value

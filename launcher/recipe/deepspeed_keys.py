@@ -183,12 +183,15 @@ REFUSED: dict[str, str] = {
 """Dotted key -> why it can't stand in a config of ours."""
 
 FIXED: dict[str, object] = {
+    # Without these two, NaN gradients would go into the weights at ZeRO-1 and ZeRO-2.
+    "bf16.check_grad_overflow": True,
+    "zero_optimization.compute_grad_norm": True,
     "gradient_allreduce_op": "mean",
     "managed_gradient_accumulation": True,
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
 }
-"""Keys that the training loop relies on; another value would change or break the run."""
+"""Dotted keys that the training loop relies on; another value would change or break the run."""
 
 OPTIMIZERS = (
     "Adagrad", "Adam", "AdamW", "Lamb", "Lion", "Muon", "MuAdam", "MuAdamW", "MuSGD", "OneBitAdam",

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 from launcher.errors import InputError, Problem
 from launcher.recipe.batch import BATCH_KEYS, BatchPlan, plan_batch
+from launcher.recipe.changes import CARRIERS, Change
 from launcher.recipe.check import check_recipe, warn_recipe
+from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.deepspeed_check import check_deepspeed
 from launcher.recipe.deepspeed_conflicts import conflicts
 from launcher.recipe.deepspeed_fill import complete
@@ -20,10 +22,10 @@ from launcher.recipe.deepspeed_json import find_deepspeed, read_deepspeed
 from launcher.recipe.defaults import fill_defaults, world_size
 from launcher.recipe.dump import to_yaml
 from launcher.recipe.extends import display
-from launcher.recipe.finding import Finding, Place
+from launcher.recipe.finding import Finding, Place, nearest_place
 from launcher.recipe.load import draft_recipe
 from launcher.recipe.model_folder import ModelFacts, read_model_facts
-from launcher.recipe.run_folder import CARRIERS, check_run_folder
+from launcher.recipe.run_folder import Launch, look_at_run_folder
 from launcher.recipe.schema import Recipe
 from launcher.recipe.secrets import find_secrets, without
 from launcher.recipe.tree import Node
@@ -48,6 +50,15 @@ class ResolvedRun:
     model: ModelFacts | None
     """None where the model is a hub name."""
     warnings: tuple[Problem, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """What differs from how the run in the folder was begun, each allowed by name."""
+    consent: Consent = NO_CONSENT
+    """What the command line allowed; processes that are started need it too."""
+
+    @property
+    def allowed_changes(self) -> tuple[str, ...]:
+        """Recipe keys (sections too) that may differ from the run that is resumed."""
+        return self.consent.allow_change
 
     def to_yaml(self) -> str:
         """Return the recipe with every key explicit and the origin of each as a comment."""
@@ -67,13 +78,15 @@ def resolve(
     *,
     gpus_here: int = 0,
     fresh: bool = False,
+    consent: Consent = NO_CONSENT,
 ) -> ResolvedRun:
     """Read a recipe and everything that it names; return the run that they describe.
 
     `processes` is the number of ranks that will carry it; by default nodes x GPUs per node (those
     of this machine, `gpus_here`, where the recipe names none), or the CPU ranks that the recipe
     asks for. `fresh`: the run will get a new folder, so what lies in the recipe's own plays no
-    part. Raises one `InputError` with every problem found.
+    part. `consent`: what the command line allows beyond the recipe. Raises one `InputError` with
+    every problem found.
     """
     draft = draft_recipe(Path(path), overrides)
     if draft.loaded is None:
@@ -92,7 +105,8 @@ def resolve(
     found += missing
     config_problems = _check_config(root, recipe, batch, place) if root else []
     found += config_problems
-    found += [(("run.name", "run.dir"), p) for p in check_run_folder(recipe, place, fresh=fresh)]
+    folder = look_at_run_folder(Launch(recipe, loaded.source, place, facts, consent, fresh))
+    found += folder.findings
     problems = [*draft.problems, *(p for keys, p in found if draft.has(keys))]
     if problems:
         raise InputError(problems)
@@ -109,8 +123,22 @@ def resolve(
         deepspeed=config,
         zero_stage=config["zero_optimization"]["stage"],
         model=facts,
-        warnings=tuple(warn_recipe(recipe, place)),
+        warnings=(*warn_recipe(recipe, place), *_told(folder.changes, place)),
+        changes=folder.changes,
+        consent=consent,
     )
+
+
+def _told(changes: Sequence[Change], place: Place) -> list[Problem]:
+    """Return a warning for each change that was allowed."""
+    return [
+        Problem(
+            nearest_place(place, change.key),
+            "",
+            f"{change} from the next step on; what was trained before is not trained again.",
+        )
+        for change in changes
+    ]
 
 
 def _attempt(key: str, action: Callable[[], T]) -> tuple[T | None, list[Finding]]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.recipe.resolve import ResolvedRun
+from launcher.recipe.run_folder import stored_recipe
 from launcher.run_dir import RunDir
 
 
@@ -20,10 +24,36 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
 
     The resolved recipe comes first: a folder that has anything else and not that is no run of ours.
     """
-    run_dir.root.mkdir(parents=True, exist_ok=True)
-    run_dir.root.chmod(0o700)
-    if resolved.source.resolve() != run_dir.resolved.resolve():
-        run_dir.resolved.write_text(resolved.to_yaml(), encoding="utf-8")
-        shutil.copyfile(resolved.source, run_dir.recipe)
+    run_dir.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if run_dir.root.stat().st_uid == os.geteuid():
+        run_dir.root.chmod(0o700)
+    if resolved.changes:
+        _keep_changes(resolved, run_dir)
+    source = resolved.source.resolve()
+    from_resolved = source == run_dir.resolved.resolve()
+    if not from_resolved or stored_recipe(run_dir) != resolved.recipe:
+        _replace(run_dir.resolved, resolved.to_yaml())
+    if not from_resolved and source != run_dir.recipe.resolve():
+        shutil.copyfile(source, run_dir.recipe)
     run_dir.checkpoints.mkdir(exist_ok=True)
     run_dir.ds_config.write_text(json.dumps(resolved.deepspeed, indent=2) + "\n")
+
+
+def _keep_changes(resolved: ResolvedRun, run_dir: RunDir) -> None:
+    """Append to `changes.jsonl` what is about to be overwritten in the resolved recipe."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    with run_dir.changes.open("a", encoding="utf-8") as file:
+        for change in resolved.changes:
+            file.write(json.dumps({"time": now, **asdict(change)}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a torn recipe would lock the run out of its folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.errors import EXIT_FAILED, LauncherError, Stopped
+from launcher.recipe.consent import Consent
 from launcher.train.watch import RankWatch, end_watch, start_watch
 from launcher.world import World
 
@@ -40,11 +41,17 @@ def train(world: World, terminal: TextIO, watch: RankWatch) -> None:
     parser = argparse.ArgumentParser(prog="accelerate launch -m launcher.train")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    Consent.add_to(parser)
     arguments = parser.parse_args()
     started = time.monotonic()
     from launcher.recipe.resolve import resolve
 
-    resolved = resolve(arguments.recipe, arguments.overrides, processes=world.world_size)
+    resolved = resolve(
+        arguments.recipe,
+        arguments.overrides,
+        processes=world.world_size,
+        consent=Consent.of(arguments),
+    )
     if world.logs is None and resolved.recipe.run.max_hours is not None:
         watch.heartbeat.limit(started + 3600 * resolved.recipe.run.max_hours)
     # torch takes seconds to load: bad input has been refused before that.

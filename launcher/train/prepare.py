@@ -23,6 +23,7 @@ from launcher.data.show import print_report
 from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
 from launcher.errors import InputError, LauncherError, Problem
 from launcher.model.folder import model_folder
+from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import resolve
 from launcher.recipe.schema import Recipe
 from launcher.tasks.registry import task_for
@@ -179,9 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m launcher.train.prepare")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    Consent.add_to(parser)
     parsed = parser.parse_args(arguments)
     try:
-        prepared = prepare(resolve(parsed.recipe, parsed.overrides).recipe)
+        resolved = resolve(parsed.recipe, parsed.overrides, consent=Consent.of(parsed))
+        prepared = prepare(resolved.recipe)
     except LauncherError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -51,6 +51,7 @@ class Case:
     deepspeed: str = DEEPSPEED
     overrides: tuple[str, ...] = ()
     processes: int | None = None
+    allow_change: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     """What the message must not contain."""
 

@@ -362,8 +362,42 @@ RECIPE_CASES = [
     ),
     Case(
         "folder of another recipe",
-        ("runs/before holds a run of another recipe: train.learning_rate 2e-05 -> 1e-05.",),
+        (
+            "recipe.yaml:19: train.learning_rate: 1e-05, but the run in runs/before has 2e-05.",
+            "--allow-change train.learning_rate",
+        ),
         edited("demo", "before"),
+    ),
+    Case(
+        "change that can't be allowed",
+        (
+            "recipe.yaml:17: train.global_batch_size: 48, but the run in runs/before has 24",
+            "can't change: rows are counted in steps of this size",
+            "Restore it, or start a new run",
+        ),
+        edited("size: 24", "size: 48", edited("1e-5", "2e-5", edited("demo", "before"))),
+        allow_change=("train",),
+        absent=("--allow-change",),
+    ),
+    Case(
+        "allowed without need",
+        (
+            "--allow-change: train.lerning_rate: does not differ from the run in runs/before.",
+            "Did you mean train.learning_rate? These do: train.learning_rate.",
+        ),
+        edited("demo", "before"),
+        allow_change=("train.lerning_rate", "train.learning_rate"),
+    ),
+    Case(
+        "allowed and nothing differs",
+        ("--allow-change: train.eps: does not differ", "Nothing does: leave it out."),
+        edited("1e-5", "2e-5", edited("demo", "before")),
+        allow_change=("train.eps",),
+    ),
+    Case(
+        "allowed for a new run",
+        ("--allow-change: train: there is no run yet that could change.",),
+        allow_change=("train",),
     ),
     Case(
         "read-only folder",

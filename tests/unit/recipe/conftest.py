@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from tests.support.bad_input import RECIPE
 
@@ -27,11 +28,12 @@ def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolve:
         *overrides: str,
         deepspeed: Mapping[str, object] | str = "zero2",
         processes: int | None = None,
+        consent: Consent = NO_CONSENT,
     ) -> ResolvedRun:
         if isinstance(deepspeed, str):
             overrides = (*overrides, f"deepspeed={deepspeed}")
         else:
             (tmp_path / "ds.json").write_text(json.dumps(deepspeed))
-        return resolve("recipe.yaml", overrides, processes)
+        return resolve("recipe.yaml", overrides, processes, consent=consent)
 
     return run
