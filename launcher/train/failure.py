@@ -10,8 +10,9 @@ import traceback
 from typing import Any
 
 from launcher.errors import EXIT_FAILED, InputError, LauncherError, NonFiniteError, Stopped
+from launcher.files import replace_text
 from launcher.run_dir import LogDir
-from launcher.train.heartbeat import Place, replace_text
+from launcher.train.heartbeat import Place
 from launcher.world import World
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)

@@ -9,8 +9,8 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from launcher.files import replace_text
 from launcher.run_dir import RunDir
 from launcher.train.stop import StopFlag, StopReason
 from launcher.world import World
@@ -118,10 +118,3 @@ class Heartbeat:
         except OSError:
             # A full disk: the next heartbeat may pass. Silence is what the watchdog acts on.
             return
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Put `text` in place of a file: whoever reads it sees the old or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

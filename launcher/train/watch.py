@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import os
 import signal
-import sys
 from dataclasses import dataclass
 
-from launcher.errors import EXIT_FAILED
+from launcher.process import die_with_parent
 from launcher.train.heartbeat import Heartbeat
 from launcher.train.stop import StopFlag, install_signal_handlers
 from launcher.world import World
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,12 @@ def start_watch(world: World) -> RankWatch:
     return RankWatch(stop, heartbeat)
 
 
+def quiet_watch(world: World) -> RankWatch:
+    """Return a watch that nobody outside sees or sets: no handlers, no heartbeat file."""
+    stop = StopFlag()
+    return RankWatch(stop, Heartbeat(world, stop))
+
+
 def end_watch(watch: RankWatch, world: World) -> None:
     """Write the last heartbeat; remove the stacks file if nothing was dumped into it."""
     watch.heartbeat.stop()
@@ -51,12 +53,3 @@ def end_watch(watch: RankWatch, world: World) -> None:
             stacks = world.logs.stacks(world.rank)
             if not stacks.stat().st_size:
                 stacks.unlink()
-
-
-def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends, however it ends; Linux only."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was told
-        os._exit(EXIT_FAILED)
