@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,6 +118,15 @@ class CacheWriter:
                 ("num_targets.npy", self._num_targets),
             ):
                 np.save(self.folder / name, np.array(values, dtype=np.int64))
+
+
+def tokens_digest(folder: Path) -> str:
+    """SHA-256 of one split as it was written: equal where exactly the same is trained on."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def content_digest(input_ids: list[int]) -> int:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from launcher.data.digests import write_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same input would give other files: old folders are then left alone."""
 
 MARKER = "done.json"

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from launcher.data import report, store
 from launcher.data.build import Limits, Split, count_rows, label_names, write_splits
-from launcher.data.cache import TokenCache
+from launcher.data.cache import TokenCache, tokens_digest
 from launcher.data.labels import sorted_names
 from launcher.data.read import find_parts
 from launcher.data.rows import Part
@@ -27,6 +28,7 @@ from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import resolve
 from launcher.recipe.schema import Recipe
 from launcher.tasks.registry import task_for
+from launcher.train.inputs import collect_inputs
 
 Parts = dict[Split, list[Part]]
 
@@ -42,6 +44,8 @@ class Prepared:
     """Class names in the order of their indices; empty for tasks without classes."""
     report: dict[str, Any]
     """What the data are, as JSON."""
+    inputs: dict[str, str]
+    """Digest of every file of rows, of the tokens and of the base model, by entry."""
 
     @property
     def pad_token_id(self) -> int:
@@ -55,27 +59,27 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises `InputError` for a model, sources, rows, labels or a tokenizer that can't be used.
     """
     model_folder(recipe.model.path, recipe.model.revision, download=True)
-    loaded, parts, key = _inputs(recipe, download=True)
+    loaded, parts, key = _sources(recipe, download=True)
     cache_dir = Path(recipe.data.cache_dir)
     stored = store.find(cache_dir, key)
     if stored is None:
         with store.new_folder(cache_dir, key) as folder:
             stored = store.commit(folder, _build(recipe, loaded, parts, folder))
-    return _open(recipe, loaded, stored)
+    return _open(recipe, loaded, parts, stored)
 
 
 def open_prepared(recipe: Recipe) -> Prepared:
     """Open what `prepare` built; raises `InputError` if it did not, or not from these data."""
-    loaded, _, key = _inputs(recipe, download=False)
+    loaded, parts, key = _sources(recipe, download=False)
     stored = store.find(Path(recipe.data.cache_dir), key)
     if stored is None:
         message = "these data with these settings are not prepared."
         place = str(Path(recipe.data.cache_dir) / key)
         raise InputError(Problem(place, "data", message, "Run `launcher prepare` first."))
-    return _open(recipe, loaded, stored)
+    return _open(recipe, loaded, parts, stored)
 
 
-def _inputs(recipe: Recipe, *, download: bool) -> tuple[LoadedTokenizer, Parts, str]:
+def _sources(recipe: Recipe, *, download: bool) -> tuple[LoadedTokenizer, Parts, str]:
     data, cache_dir = recipe.data, Path(recipe.data.cache_dir)
     loaded = load_tokenizer(recipe.model, download=download)
     parts: Parts = {"train": find_parts(data.train, data.columns, "data.train", cache_dir)}
@@ -118,6 +122,7 @@ def _build(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, folder: Path) 
     repeated = report.duplicates(writers)
     return {
         "labels": labels,
+        "digests": {name: tokens_digest(folder / name) for name in caches},
         "report": {
             "task": recipe.model.task,
             **{name: report.split_report(caches[name], counts[name], labels) for name in caches},
@@ -154,7 +159,7 @@ def _held_out(recipe: Recipe, parts: list[Part]) -> list[int]:
     return rows
 
 
-def _open(recipe: Recipe, loaded: LoadedTokenizer, stored: store.Stored) -> Prepared:
+def _open(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, stored: store.Stored) -> Prepared:
     train = TokenCache(stored.folder / "train")
     has_validation = (stored.folder / "validation").is_dir()
     found = dict(stored.meta["report"])
@@ -172,6 +177,9 @@ def _open(recipe: Recipe, loaded: LoadedTokenizer, stored: store.Stored) -> Prep
         tokenizer=loaded.tokenizer,
         labels=tuple(stored.meta["labels"]),
         report=found,
+        inputs=collect_inputs(
+            chain.from_iterable(parts.values()), stored.meta["digests"], recipe.model
+        ),
     )
 
 
