@@ -115,10 +115,13 @@ def run(
 ) -> None:
     """Train on this machine; the same command again resumes an unfinished run."""
     from launcher.cluster.local import run_local
+    from launcher.plan.disk import DISK_KEYS, disk_rule
     from launcher.recipe.consent import Consent
 
     consent = Consent(tuple(allow_change or ()), trust_checkpoint, trust_remote_code)
-    raise typer.Exit(run_local(recipe, overrides or (), processes, fresh=fresh, consent=consent))
+    rules = ((DISK_KEYS, disk_rule),)
+    code = run_local(recipe, overrides or (), processes, fresh=fresh, consent=consent, rules=rules)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from launcher.cluster.devices import require_this_machine, visible_gpus
 from launcher.cluster.outcome import explain_failure, print_summary, print_warnings
+from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
@@ -48,15 +49,24 @@ def run_local(
     *,
     fresh: bool,
     consent: Consent = NO_CONSENT,
+    rules: Sequence[KeyedRule] = (),
 ) -> int:
     """Prepare, start the ranks, wait, and say in a few lines what came of it.
+
+    `rules` are checked together with the recipe's own.
 
     Raises:
         InputError: the recipe can't be run on this machine.
     """
     num_gpus = visible_gpus()
     resolved = resolve(
-        recipe, overrides, processes, gpus_here=num_gpus, fresh=fresh, consent=consent
+        recipe,
+        overrides,
+        processes,
+        gpus_here=num_gpus,
+        fresh=fresh,
+        consent=consent,
+        rules=rules,
     )
     if fresh:
         renamed = [*overrides, f"run.name={_free_name(resolved)}"]

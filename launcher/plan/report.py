@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.errors import InputError, Problem
+from launcher.plan.disk import DiskPlan, disk_problem, existing_folder, plan_disk, readable
 from launcher.plan.rows import missing_files, training_rows
 from launcher.plan.shapes import Trainable, count_trainable, read_shapes, targets
 from launcher.recipe.batch import BatchPlan
@@ -53,6 +55,7 @@ def plan_lines(resolved: ResolvedRun) -> list[tuple[str, str]]:
         ("sharding", _sharding(resolved)),
         ("evaluation", _evaluation(resolved)),
         ("checkpoints", _checkpoints(resolved)),
+        ("disk", _disk(resolved)),
         ("folder", str(Path(recipe.run.dir) / recipe.run.name)),
     ]
 
@@ -180,14 +183,32 @@ def _checkpoints(resolved: ResolvedRun) -> str:
     return f"{_interval(checkpoint.every_steps)}; the last {checkpoint.keep_last}{best} kept"
 
 
+def _disk(resolved: ResolvedRun) -> str:
+    plan = disk_of(resolved)
+    if plan is None:
+        folder = existing_folder(Path(resolved.recipe.run.dir))
+        free = readable(shutil.disk_usage(folder).free)
+        return f"{UNKNOWN}; {free} free in {folder.resolve()}"
+    return f"{plan} of {readable(plan.free_bytes)} free in {plan.folder.resolve()}"
+
+
+def disk_of(resolved: ResolvedRun) -> DiskPlan | None:
+    """Return what a run needs on disk; None for a hub model or one without safetensors."""
+    return plan_disk(resolved.recipe, resolved.model, resolved.world_size)
+
+
 def _interval(every_steps: int | None) -> str:
     return f"every {every_steps} steps" if every_steps else "every epoch"
 
 
 def file_warnings(resolved: ResolvedRun) -> list[Problem]:
-    """Return what isn't there yet and has to be when the run is prepared."""
+    """Return what isn't there yet and has to be when the run starts: files, and room."""
     key = "data.train.0.path"
-    return [
+    found = [
         Problem(resolved.origins.get(key, "default"), "data", f"{path} is not there (yet).")
         for path in missing_files(resolved.recipe.data)
     ]
+    disk = disk_of(resolved)
+    if disk is not None and disk.missing_bytes:
+        found.append(disk_problem(disk, resolved.origins.get("run.dir", "default")))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from launcher.errors import Problem
@@ -44,7 +44,9 @@ class Facts:
 
 
 Rule = Callable[[Facts], Iterator[Problem]]
-_RULES: list[tuple[tuple[str, ...], Rule]] = []
+KeyedRule = tuple[tuple[str, ...], Rule]
+"""A rule and the keys it reads: it is void where one of them is broken."""
+_RULES: list[KeyedRule] = []
 
 
 def _reads(*keys: str) -> Callable[[Rule], Rule]:
@@ -57,12 +59,9 @@ def _reads(*keys: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def check_recipe(
-    recipe: Recipe, place: Place, model: ModelFacts | None, world_size: int
-) -> list[Finding]:
-    """Return every broken rule; `recipe` has its defaults filled."""
-    facts = Facts(recipe, place, model, world_size)
-    return [(keys, problem) for keys, rule in _RULES for problem in rule(facts)]
+def check_recipe(facts: Facts, rules: Sequence[KeyedRule] = ()) -> list[Finding]:
+    """Return every broken rule of a recipe with its defaults filled; `rules` come on top."""
+    return [(keys, problem) for keys, rule in (*_RULES, *rules) for problem in rule(facts)]
 
 
 @_reads("train.num_epochs", "train.max_steps")

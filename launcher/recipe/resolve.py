@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from launcher.errors import InputError, Problem
 from launcher.recipe.batch import BATCH_KEYS, BatchPlan, plan_batch
 from launcher.recipe.changes import CARRIERS, Change
-from launcher.recipe.check import check_recipe, warn_recipe
+from launcher.recipe.check import Facts, KeyedRule, check_recipe, warn_recipe
 from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.deepspeed_check import check_deepspeed
 from launcher.recipe.deepspeed_conflicts import conflicts
@@ -79,14 +79,16 @@ def resolve(
     gpus_here: int = 0,
     fresh: bool = False,
     consent: Consent = NO_CONSENT,
+    rules: Sequence[KeyedRule] = (),
 ) -> ResolvedRun:
     """Read a recipe and everything that it names; return the run that they describe.
 
     `processes` is the number of ranks that will carry it; by default nodes x GPUs per node (those
     of this machine, `gpus_here`, where the recipe names none), or the CPU ranks that the recipe
     asks for. `fresh`: the run will get a new folder, so what lies in the recipe's own plays no
-    part. `consent`: what the command line allows beyond the recipe. Raises one `InputError` with
-    every problem found.
+    part. `consent`: what the command line allows beyond the recipe. `rules` are checked too, such
+    as those that only hold for a run that starts now. Raises one `InputError` with every problem
+    found.
     """
     draft = draft_recipe(Path(path), overrides)
     if draft.loaded is None:
@@ -97,7 +99,7 @@ def resolve(
     place = loaded.place
 
     facts, found = _attempt("model.path", partial(read_model_facts, recipe.model.path, place))
-    found += check_recipe(recipe, place, facts, ranks)
+    found += check_recipe(Facts(recipe, place, facts, ranks), rules)
     batch = plan_batch(recipe.train, ranks, place)
     if isinstance(batch, Problem):
         found += [(BATCH_KEYS, batch)]
