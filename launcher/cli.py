@@ -132,11 +132,15 @@ def export(
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold adapters into the base.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default: RUN/export.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write the weights of a run for others: safetensors, tokenizer and model card, verified."""
     from launcher.cluster.local import export_run
+    from launcher.recipe.consent import Consent
 
-    raise typer.Exit(export_run(run_folder, weights=weights, merge=merge, out=out))
+    consent = Consent(trust_remote_code=trust_remote_code)
+    code = export_run(run_folder, weights=weights, merge=merge, out=out, consent=consent)
+    raise typer.Exit(code)
 
 
 @app.command()

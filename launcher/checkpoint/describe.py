@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 from transformers.integrations import deepspeed
 
 from launcher.errors import TrainingError
@@ -76,6 +78,8 @@ def save_description(
     config.architectures = [type(base).__name__]
     config.dtype = recipe.model.dtype
     config.use_cache = True  # switched off for training only
+    if base._auto_class is not None:  # a class out of the model's folder: its code goes along
+        custom_object_save(base, folder, config=config)
     config.save_pretrained(folder)
     if base.can_generate() and base.generation_config is not None:
         base.generation_config.save_pretrained(folder)
@@ -88,16 +92,16 @@ def save_description(
         adapter.save_pretrained(str(folder))
 
 
-def read_description(run_dir: RunDir) -> Description:
-    """Read what `save_description` wrote."""
+def read_description(run_dir: RunDir, *, trust_remote_code: bool = False) -> Description:
+    """Read what `save_description` wrote; with the code of the model where that is trusted."""
     folder = run_dir.model
     if not (folder / "config.json").is_file():
         raise TrainingError(
             f"{folder}: config.json is missing, so the weights of this run can't be read. "
             "Start the run once more: it writes this folder anew and resumes."
         )
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    class_name = (config.architectures or [""])[0]
+    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
     adapter = None
     if (folder / ADAPTER_CONFIG).is_file():
         adapter = PeftConfig.from_pretrained(str(folder))
@@ -106,19 +110,31 @@ def read_description(run_dir: RunDir) -> Description:
     if (folder / QUANTIZATION).is_file():
         quantization = json.loads((folder / QUANTIZATION).read_text(encoding="utf-8"))
     return Description(
-        model_class=getattr(transformers, class_name),
+        model_class=_model_class(config, folder, trust_remote_code),
         config=config,
-        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        tokenizer=AutoTokenizer.from_pretrained(folder, **options),
         adapter=adapter,
         quantization=quantization,
         trained=tuple(json.loads((folder / TRAINED).read_text(encoding="utf-8"))),
     )
 
 
+def _model_class(config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> Any:
+    """Return the class that was trained: one of transformers', or out of the model's own code."""
+    name = (config.architectures or [""])[0]
+    named = getattr(config, "auto_map", None) or {}
+    for reference in named.values() if trust_remote_code else ():
+        if isinstance(reference, str) and reference.endswith(f".{name}"):
+            return get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
+    return getattr(transformers, name)
+
+
 def save_companions(description: Description, run_dir: RunDir, folder: Path) -> None:
-    """Write tokenizer and generation settings beside exported weights."""
+    """Write tokenizer, generation settings and the model's own code beside exported weights."""
     description.tokenizer.save_pretrained(folder)
     source = run_dir.model
+    for code in source.glob("*.py"):
+        shutil.copyfile(code, folder / code.name)
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
 

@@ -27,6 +27,7 @@ from launcher.checkpoint.store import best_verified, newest_verified
 from launcher.checkpoint.verify import only_trained
 from launcher.errors import InputError, LauncherError, Problem
 from launcher.recipe.load import load_recipe
+from launcher.recipe.remote_code import check_remote_code
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
 
@@ -48,7 +49,8 @@ def export(
     folder.mkdir(parents=True)
     try:
         with plain_transformers():
-            description = read_description(run_dir)
+            trusted = recipe.model.trust_remote_code
+            description = read_description(run_dir, trust_remote_code=trusted)
             found = trained_tensors(checkpoint, manifest.zero_stage)
             work = Work(
                 run_dir,
@@ -110,6 +112,19 @@ def _move_into_place(folder: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _require_trust(run_dir: RunDir, recipe: Recipe, *, allowed: bool) -> None:
+    """Raise InputError unless the command, too, trusts the code that the recipe trusts."""
+    found = check_remote_code(
+        recipe.model,
+        lambda _: str(run_dir.resolved),
+        is_folder=Path(recipe.model.path).expanduser().is_dir(),
+        allowed=allowed,
+    )
+    problems = [problem for _, problem in found]
+    if problems:
+        raise InputError(problems)
+
+
 def main() -> int:
     """Export a run: what `launcher export` starts in a process of its own."""
     parser = argparse.ArgumentParser(prog="python -m launcher.checkpoint.export")
@@ -117,6 +132,7 @@ def main() -> int:
     parser.add_argument("--weights", choices=("best", "last"))
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--trust-remote-code", action="store_true")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.run_dir)
     try:
@@ -125,6 +141,7 @@ def main() -> int:
                 Problem(str(run_dir.resolved), "", "missing: this is not a run folder.")
             )
         recipe = load_recipe(run_dir.resolved).recipe
+        _require_trust(run_dir, recipe, allowed=arguments.trust_remote_code)
         best = (arguments.weights or recipe.export.weights) == "best"
         checkpoint = (best_verified(run_dir) if best else None) or newest_verified(run_dir)
         out = arguments.out or run_dir.export

@@ -23,7 +23,10 @@ def load_base(recipe: Recipe, description: Description, *, quantized: bool) -> P
     `quantized` repeats the run's quantisation, where it had any.
     """
     own: Any = AutoConfig.from_pretrained(
-        recipe.model.path, revision=recipe.model.revision, local_files_only=True
+        recipe.model.path,
+        revision=recipe.model.revision,
+        local_files_only=True,
+        trust_remote_code=recipe.model.trust_remote_code,
     )
     config = type(description.config).from_dict(description.config.to_dict())
     num_tokens = config.get_text_config().vocab_size
@@ -74,7 +77,7 @@ def _options(recipe: Recipe) -> dict[str, Any]:
         "dtype": getattr(torch, recipe.model.dtype),
         "local_files_only": True,
         "use_safetensors": True,
-        "trust_remote_code": False,
+        "trust_remote_code": recipe.model.trust_remote_code,
     }
     if recipe.model.attention != "auto":
         options["attn_implementation"] = recipe.model.attention

@@ -33,12 +33,20 @@ def prepare_data(recipe: Path, overrides: Sequence[str], consent: Consent = NO_C
     return subprocess.run(command + _as_options(overrides), env=_environment(1)).returncode
 
 
-def export_run(run_folder: Path, *, weights: str | None, merge: bool, out: Path | None) -> int:
+def export_run(
+    run_folder: Path,
+    *,
+    weights: str | None,
+    merge: bool,
+    out: Path | None,
+    consent: Consent = NO_CONSENT,
+) -> int:
     """Export a run in a process of its own; return its exit code."""
     command = [sys.executable, "-m", "launcher.checkpoint.export", str(run_folder)]
     command += ["--weights", weights] if weights else []
     command += ["--merge"] if merge else []
     command += ["--out", str(out)] if out else []
+    command += consent.options()
     return subprocess.run(command, env=_environment(1)).returncode
 
 

@@ -29,7 +29,7 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
-    """Load `model.tokenizer` or the model's own; code shipped beside a tokenizer is never run.
+    """Load `model.tokenizer` or the model's own, with its code only where the recipe trusts it.
 
     Without `download` a hub name is looked up in the local cache alone. Raises `InputError` where
     there is none, or the chat template can't be used.
@@ -41,7 +41,9 @@ def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
             path,
             # a revision names a state of the model's repository, not of another one
             revision=None if model.tokenizer else model.revision,
-            trust_remote_code=False,
+            # nor does it pin one, so code of a tokenizer with a hub name of its own is never run
+            trust_remote_code=model.trust_remote_code
+            and (model.tokenizer is None or Path(path).expanduser().is_dir()),
             local_files_only=not download,
         )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:

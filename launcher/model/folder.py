@@ -32,10 +32,13 @@ class Tensor:
     shape: tuple[int, ...]
 
 
-def model_folder(path: str, revision: str | None = None, *, download: bool = False) -> Path:
+def model_folder(
+    path: str, revision: str | None = None, *, download: bool = False, with_code: bool = False
+) -> Path:
     """Return the folder of a local path or hub name; only `download` ever touches the network.
 
-    A hub name resolves to its snapshot in the local cache. Raises InputError when there is neither.
+    A hub name resolves to its snapshot in the local cache; code is only fetched `with_code`. Raises
+    InputError when there is neither.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -48,7 +51,7 @@ def model_folder(path: str, revision: str | None = None, *, download: bool = Fal
                 path,
                 revision=revision,
                 local_files_only=not download,
-                allow_patterns=list(WANTED_FILES),
+                allow_patterns=[*WANTED_FILES, *(["*.py"] if with_code else [])],
             )
         )
     except LocalEntryNotFoundError as error:

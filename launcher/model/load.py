@@ -22,6 +22,7 @@ from launcher.model.embeddings import fit_vocabulary, num_embeddings
 from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
 from launcher.model.recompute import enable_gradient_checkpointing
+from launcher.model.remote_code import code_class
 from launcher.model.trainable import check_patterns, covering_modules, freeze_all_but, matching
 from launcher.recipe.schema import FreezeMethod, LoraMethod, QloraMethod, Recipe
 
@@ -58,8 +59,11 @@ def load_model(
     Raises InputError for a broken model folder and for names that match nothing.
     """
     folder = model_folder(recipe.model.path, recipe.model.revision)
-    config = read_config(folder, labels, tokenizer)
-    outline = skeleton(auto_class, config)
+    trusted = recipe.model.trust_remote_code
+    config = read_config(folder, labels, tokenizer, trust_remote_code=trusted)
+    outline = skeleton(
+        auto_class, config, code_class(config, auto_class, folder) if trusted else None
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
     check_shapes(folder, read_headers(folder), shapes, outline.base_model_prefix)
     heads = covering_modules(shapes, matching(shapes, head_patterns)) if labels else []
@@ -96,12 +100,16 @@ def load_model(
 
 
 def read_config(
-    folder: Path, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    folder: Path,
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    trust_remote_code: bool = False,
 ) -> PreTrainedConfig:
     """Read config.json and write the labels and the padding token into it."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (ValueError, KeyError, OSError) as error:
         raise _unreadable(folder, error) from error
@@ -126,17 +134,22 @@ def _unreadable(folder: Path, error: Exception) -> InputError:
             Problem(
                 str(path),
                 "model.path",
-                f"the model needs code shipped in its folder ({code}), which is never run.",
-                "Use a model whose architecture transformers has.",
+                f"the model needs code shipped in its folder ({code}), which nobody has trusted.",
+                "Read it, then write model.trust_remote_code: true and add --trust-remote-code.",
             )
         )
     return InputError(Problem(str(path), "model.path", f"can't be read: {error}"))
 
 
-def skeleton(auto_class: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return the model without weights (on the meta device): its modules, names and shapes."""
+def skeleton(
+    auto_class: str, config: PreTrainedConfig, own_class: Any | None = None
+) -> PreTrainedModel:
+    """Return the model without weights (on the meta device): its modules, names and shapes.
+
+    `own_class` is the one that the model's code has for the task.
+    """
     mapping = getattr(transformers, auto_class)._model_mapping
-    if type(config) not in mapping:
+    if own_class is None and type(config) not in mapping:
         raise InputError(
             Problem(
                 "recipe",
@@ -147,7 +160,7 @@ def skeleton(auto_class: str, config: PreTrainedConfig) -> PreTrainedModel:
         )
     # The class itself, not from_config: that would partition an empty model under ZeRO-3.
     with torch.device("meta"):
-        model: PreTrainedModel = mapping[type(config)](config)
+        model: PreTrainedModel = (own_class or mapping[type(config)])(config)
     return model
 
 
@@ -180,7 +193,7 @@ def _read_weights(
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=recipe.model.trust_remote_code,
             output_loading_info=True,
             **options,
         )

@@ -193,13 +193,6 @@ def _no_mixtures(facts: Facts) -> Iterator[Problem]:
                 yield facts.problem(key, message, "Write 1.0: every row is used once an epoch.")
 
 
-@_reads("model.trust_remote_code")
-def _no_remote_code(facts: Facts) -> Iterator[Problem]:
-    if facts.recipe.model.trust_remote_code:
-        message = "running code from a model folder is not available yet."
-        yield facts.problem("model.trust_remote_code", message, "Write false.")
-
-
 def has_validation(recipe: Recipe) -> bool:
     """Tell whether the run measures anything on rows it doesn't train on."""
     return bool(recipe.data.validation) or recipe.data.validation_fraction is not None

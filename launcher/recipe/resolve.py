@@ -25,6 +25,7 @@ from launcher.recipe.extends import display
 from launcher.recipe.finding import Finding, Place, nearest_place
 from launcher.recipe.load import draft_recipe
 from launcher.recipe.model_folder import ModelFacts, read_model_facts
+from launcher.recipe.remote_code import check_remote_code
 from launcher.recipe.run_folder import Launch, look_at_run_folder
 from launcher.recipe.schema import Recipe
 from launcher.recipe.secrets import find_secrets, without
@@ -100,6 +101,9 @@ def resolve(
 
     facts, found = _attempt("model.path", partial(read_model_facts, recipe.model.path, place))
     found += check_recipe(Facts(recipe, place, facts, ranks), rules)
+    found += check_remote_code(
+        recipe.model, place, is_folder=facts is not None, allowed=consent.trust_remote_code
+    )
     batch = plan_batch(recipe.train, ranks, place)
     if isinstance(batch, Problem):
         found += [(BATCH_KEYS, batch)]

@@ -73,7 +73,7 @@ class ModelSection(Section):
     labels: tuple[str, ...] | None = None
     """Class names in order, for classification; read from the training data when absent."""
     trust_remote_code: bool = False
-    """Reserved: code shipped inside a model folder is never run yet."""
+    """Run the code inside the model's folder; the command has to say --trust-remote-code too."""
 
 
 class FullMethod(Section):

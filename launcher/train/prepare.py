@@ -24,6 +24,7 @@ from launcher.data.show import print_report
 from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
 from launcher.errors import InputError, LauncherError, Problem
 from launcher.model.folder import model_folder
+from launcher.model.remote_code import fetch_code
 from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import resolve
 from launcher.recipe.schema import Recipe
@@ -58,7 +59,9 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises `InputError` for a model, sources, rows, labels or a tokenizer that can't be used.
     """
-    model_folder(recipe.model.path, recipe.model.revision, download=True)
+    trusted = recipe.model.trust_remote_code
+    model_folder(recipe.model.path, recipe.model.revision, download=True, with_code=trusted)
+    fetch_code(recipe.model)
     loaded, parts, key = _sources(recipe, download=True)
     cache_dir = Path(recipe.data.cache_dir)
     stored = store.find(cache_dir, key)

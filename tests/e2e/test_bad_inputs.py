@@ -57,8 +57,7 @@ def check(case: Case) -> str:
     arguments = ["check", "recipe.yaml"]
     for override in case.overrides:
         arguments += ["--set", override]
-    for key in case.allow_change:
-        arguments += ["--allow-change", key]
+    arguments += case.options
     if case.processes:
         arguments += ["--processes", str(case.processes)]
     result = CliRunner().invoke(app, arguments)

@@ -51,7 +51,8 @@ class Case:
     deepspeed: str = DEEPSPEED
     overrides: tuple[str, ...] = ()
     processes: int | None = None
-    allow_change: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """Options of the command beside `--set`."""
     absent: tuple[str, ...] = ()
     """What the message must not contain."""
 

@@ -283,9 +283,29 @@ RECIPE_CASES = [
         edited("path: train.jsonl", "path: train.jsonl, weight: 0.5"),
     ),
     Case(
-        "remote code",
-        ("model.trust_remote_code: running code from a model folder is not",),
+        "remote code without the flag",
+        (
+            "recipe.yaml:7: model.trust_remote_code: true, so the code in model would be run",
+            "add --trust-remote-code to the command",
+        ),
         edited("task: causal-lm", "task: causal-lm\n  trust_remote_code: true"),
+    ),
+    Case(
+        "the flag without the recipe",
+        ("--trust-remote-code: model.trust_remote_code: the recipe says false",),
+        options=("--trust-remote-code",),
+    ),
+    Case(
+        "remote code of a branch",
+        ('model.revision: got "main"; code of a hub model needs the 40 hexadecimal digits',),
+        edited("path: model", "path: a/b\n  revision: main\n  trust_remote_code: true"),
+        options=("--trust-remote-code",),
+    ),
+    Case(
+        "remote code of whatever is newest",
+        ("recipe.yaml:4: model.revision: is missing; code of a hub model needs",),
+        edited("path: model", "path: a/b\n  trust_remote_code: true"),
+        options=("--trust-remote-code",),
     ),
     Case(
         "two validations",
@@ -376,7 +396,10 @@ RECIPE_CASES = [
             "Restore it, or start a new run",
         ),
         edited("size: 24", "size: 48", edited("1e-5", "2e-5", edited("demo", "before"))),
-        allow_change=("train",),
+        options=(
+            "--allow-change",
+            "train",
+        ),
         absent=("--allow-change",),
     ),
     Case(
@@ -386,18 +409,29 @@ RECIPE_CASES = [
             "Did you mean train.learning_rate? These do: train.learning_rate.",
         ),
         edited("demo", "before"),
-        allow_change=("train.lerning_rate", "train.learning_rate"),
+        options=(
+            "--allow-change",
+            "train.lerning_rate",
+            "--allow-change",
+            "train.learning_rate",
+        ),
     ),
     Case(
         "allowed and nothing differs",
         ("--allow-change: train.eps: does not differ", "Nothing does: leave it out."),
         edited("1e-5", "2e-5", edited("demo", "before")),
-        allow_change=("train.eps",),
+        options=(
+            "--allow-change",
+            "train.eps",
+        ),
     ),
     Case(
         "allowed for a new run",
         ("--allow-change: train: there is no run yet that could change.",),
-        allow_change=("train",),
+        options=(
+            "--allow-change",
+            "train",
+        ),
     ),
     Case(
         "read-only folder",

@@ -224,7 +224,7 @@ def test_task_that_the_architecture_has_not(minilm_dir: Path, tmp_path: Path) ->
     path.write_text(json.dumps(config))
     message = _message_with_tokenizer_of(minilm_dir, folder)
     assert "home_made.Config" in message
-    assert "never run" in message
+    assert "nobody has trusted" in message
 
 
 def _message_with_tokenizer_of(source: Path, folder: Path) -> str:
