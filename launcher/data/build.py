@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from launcher.data.cache import CacheWriter, content_digest
 from launcher.data.labels import name_of
-from launcher.data.rows import Encoded, Encoder, Part, Row, RowError
+from launcher.data.rows import BrokenPart, Encoded, Encoder, Part, Row, RowError
 from launcher.errors import InputError, Problem
 
 BATCH_ROWS = 1000
@@ -20,6 +20,12 @@ BATCH_ROWS = 1000
 
 MAX_PROBLEMS = 10
 """Problems listed; reading stops there, since the rest are mostly the same mistake again."""
+
+MAX_ROWS_AFTER = 10_000
+"""Rows looked at after the first problem: enough to list others, and no hour until it is said."""
+
+MAX_EXAMPLES = 5
+"""Skipped rows that the report names."""
 
 Split = Literal["train", "validation"]
 
@@ -30,6 +36,7 @@ class Limits:
 
     max_seq_len: int
     overlong: Literal["truncate", "drop", "error"]
+    bad_rows: Literal["error", "skip"] = "error"
 
 
 @dataclass
@@ -38,7 +45,10 @@ class SplitCounts:
 
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Rows left out by reason: `empty`, `overlong`, `no_targets`, `no_targets_left` (cut off)."""
+    """Rows left out by reason: `empty`, `overlong`, `no_targets`, `no_targets_left` (cut off), and
+    `bad`, which can't be read or used."""
+    bad_examples: list[str] = field(default_factory=list)
+    """The first bad rows, each with its place."""
     formats: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     cut_tokens: int = 0
@@ -49,17 +59,32 @@ class SplitCounts:
 
 
 class Problems:
-    """Collects what is wrong with rows, up to `MAX_PROBLEMS`."""
+    """Collects what is wrong with rows: up to `MAX_PROBLEMS`, or counts those to be skipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._found: list[Problem] = []
+        self._rows_after = 0
+        self._skips = limits.bad_rows == "skip"
 
-    def add(self, problem: Problem) -> None:
-        """Keep one; raise `InputError` with all when there are enough."""
+    def add(self, problem: Problem, counts: SplitCounts) -> None:
+        """Keep or count one; raise `InputError` with all when there are enough."""
+        if self._skips and not isinstance(problem, BrokenPart):
+            counts.dropped["bad"] += 1
+            if len(counts.bad_examples) < MAX_EXAMPLES:
+                counts.bad_examples.append(str(problem))
+            return
         self._found.append(problem)
         if len(self._found) == MAX_PROBLEMS:
-            more = Problem(problem.place, "", f"stopped here, after {MAX_PROBLEMS} problems.")
-            raise InputError([*self._found, more])
+            self._stop(problem.place, f"after {MAX_PROBLEMS} problems")
+
+    def passed(self, row: Row | Problem) -> None:
+        """Count a row; raise `InputError` where there was a problem long ago."""
+        self._rows_after += bool(self._found)
+        if self._rows_after > MAX_ROWS_AFTER:
+            self._stop(row.place, f"{MAX_ROWS_AFTER} rows after the first problem")
+
+    def _stop(self, place: str, why: str) -> NoReturn:
+        raise InputError([*self._found, Problem(place, "", f"stopped here, {why}.")])
 
     def check(self) -> None:
         """Raise `InputError` with all that were found, if any."""
@@ -106,20 +131,22 @@ def write_splits(
     if len(held_out) or parts.get("validation"):
         names.append("validation")
     counts = {name: SplitCounts() for name in names}
-    problems = Problems()
+    problems = Problems(limits)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(CacheWriter(folder / name)) for name in names}
         rows = _rows(parts, frozenset(held_out))
         while batch := list(islice(rows, BATCH_ROWS)):
             encoded = iter(encoder([row.values for _, row in batch if isinstance(row, Row)]))
             for name, row in batch:
+                problems.passed(row)
+                # What ended a part is no row, though rows may be lost with it.
+                counts[name].rows += not isinstance(row, BrokenPart)
                 if isinstance(row, Problem):
-                    problems.add(row)
+                    problems.add(row, counts[name])
                     continue
-                counts[name].rows += 1
                 fault = _take(next(encoded), counts[name], writers[name], limits, control_ids)
                 if fault is not None:
-                    problems.add(Problem(row.place, "", fault))
+                    problems.add(Problem(row.place, "", fault), counts[name])
         problems.check()
         for name in names:
             if not len(writers[name]):
@@ -188,10 +215,13 @@ def _nothing_left(name: Split, counts: SplitCounts, parts: Sequence[Part]) -> Pr
     if not counts.rows:
         return Problem(where, f"data.{name}", "no rows at all.")
     reasons = {
+        "bad": "can't be read or used",
         "empty": "have an empty text",
         "overlong": "are longer than data.max_seq_len",
         "no_targets": "have no token with loss (no assistant turn?)",
         "no_targets_left": "have their first token with loss beyond data.max_seq_len",
     }
     listed = "; ".join(f"{count} {reasons[reason]}" for reason, count in counts.dropped.items())
-    return Problem(where, f"data.{name}", f"none of the {counts.rows} rows can be used: {listed}.")
+    cure = f"The first: {counts.bad_examples[0]}" if counts.bad_examples else ""
+    message = f"none of the {counts.rows} rows can be used: {listed}."
+    return Problem(where, f"data.{name}", message, cure)

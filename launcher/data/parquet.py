@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from launcher.data.rows import Row
+from launcher.data.rows import BrokenPart, Row
 from launcher.errors import Problem
 
 
@@ -16,11 +16,11 @@ def read_parquet(path: Path) -> Iterator[Row | Problem]:
     """Yield the rows of a file; a broken file gives one problem and ends there."""
     count = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=1000):
                 for values in batch.to_pylist():
                     count += 1
                     yield Row(f"{path}:row {count}", values)
     except (pyarrow.ArrowException, OSError) as error:
         where = f"after row {count}: " if count else ""
-        yield Problem(str(path), "", f"not a readable Parquet file: {where}{error}")
+        yield BrokenPart(str(path), "", f"not a readable Parquet file: {where}{error}")

@@ -34,6 +34,8 @@ def split_report(cache: TokenCache, counts: SplitCounts, labels: tuple[str, ...]
         "lengths": dict(zip(("min", "p50", "p90", "p99", "max"), map(int, quantiles), strict=True)),
         "tokens": tokens,
     }
+    if counts.bad_examples:
+        report["bad_examples"] = counts.bad_examples
     if not labels:
         report["supervised_tokens"] = supervised
         report["supervised_share"] = supervised / tokens
@@ -65,6 +67,12 @@ def warnings(counts: dict[Split, SplitCounts], repeated: dict[str, int], used: i
             f"{train.truncated / used:.1%} of the training rows are longer than data.max_seq_len; "
             f"{train.cut_tokens} tokens are cut."
         )
+    for name, split in counts.items():
+        if split.bad_examples:
+            found.append(
+                f"{split.dropped['bad']} {name} rows can't be read or used and are skipped; "
+                f"the first: {' | '.join(split.bad_examples)}"
+            )
     if train.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.items())
         found.append(f"{train.dropped.total()} of {train.rows} training rows dropped: {reasons}.")

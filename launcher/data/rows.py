@@ -10,6 +10,11 @@ from launcher.errors import Problem
 
 
 @dataclass(frozen=True)
+class BrokenPart(Problem):
+    """What ends the reading of a part: rows behind it are lost, so it is no row to be skipped."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One row as it was read."""
 
@@ -26,7 +31,10 @@ class Part:
     name: str
     """As the user would name it."""
     rows: Callable[[], Iterator[Row | Problem]]
-    """Reads from the start; a row that can't be read comes as a problem, and reading goes on."""
+    """Reads from the start; a row that can't be read comes as a problem, and reading goes on.
+
+    After a `BrokenPart` it does not.
+    """
     digest: Callable[[], str]
     """Digest of the content, without parsing it."""
 

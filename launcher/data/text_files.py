@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from launcher.data.rows import Row
+from launcher.data.rows import BrokenPart, Row
 from launcher.errors import Problem
 
 _MAGIC = {
@@ -47,7 +47,7 @@ def read_jsonl(path: Path) -> Iterator[Row | Problem]:
         except RecursionError:
             yield Problem(place, "", "JSON that is nested too deeply.")
         else:
-            yield _object(place, value)
+            yield _object(place, value) if _is_text(value, text) else _no_text(place)
 
 
 def read_json(path: Path) -> Iterator[Row | Problem]:
@@ -56,7 +56,7 @@ def read_json(path: Path) -> Iterator[Row | Problem]:
     problems = [line for line in lines if isinstance(line, Problem)]
     texts = [line[1] for line in lines if not isinstance(line, Problem)]
     if problems:
-        yield from problems
+        yield from (BrokenPart(problem.place, "", problem.message) for problem in problems)
         return
     first = next((text.strip() for text in texts if text.strip()), "")
     if not first.startswith("["):
@@ -66,9 +66,11 @@ def read_json(path: Path) -> Iterator[Row | Problem]:
         values = json.loads("\n".join(texts))
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}"
-        yield Problem(place, "", f"not JSON: {error.msg} at column {error.colno}.")
+        yield BrokenPart(place, "", f"not JSON: {error.msg} at column {error.colno}.")
         return
-    yield from (_object(f"{path}:row {i}", value) for i, value in enumerate(values, start=1))
+    for number, value in enumerate(values, start=1):
+        place = f"{path}:row {number}"
+        yield _object(place, value) if _is_text(value) else _no_text(place)
 
 
 def read_csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
@@ -84,7 +86,8 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
             if not names:
                 names = fields
                 if len(set(names)) < len(names):
-                    yield Problem(place, "", f"column names occur twice: {', '.join(names)}.")
+                    twice = f"column names occur twice: {', '.join(names)}."
+                    yield BrokenPart(place, "", twice)
                     return
             elif len(fields) == len(names):
                 yield Row(place, dict(zip(names, fields, strict=True)))
@@ -92,8 +95,9 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
                 seen, needed = len(fields), len(names)
                 yield Problem(place, "", f"{seen} fields, but the first line names {needed}.")
     except csv.Error as error:
-        yield Problem(f"{path}:{reader.line_num}", "", f"not CSV: {error}.")
-    yield from broken
+        yield BrokenPart(f"{path}:{reader.line_num}", "", f"not CSV: {error}.")
+    # A line may be the middle of a row, so what can't be decoded ends the file.
+    yield from (BrokenPart(line.place, "", line.message, line.cure) for line in broken)
 
 
 def read_lines(path: Path, column: str) -> Iterator[Row | Problem]:
@@ -111,6 +115,24 @@ def _object(place: str, value: Any) -> Row | Problem:
     return Problem(place, "", f"a row must be an object, not a {type(value).__name__}.")
 
 
+def _is_text(value: Any, source: str = "\\ud") -> bool:
+    """Tell whether every string is one: JSON can name half a character (a lone surrogate).
+
+    `source` is what `value` was read from: without such an escape there is nothing to look for.
+    """
+    if "\\ud" not in source and "\\uD" not in source:
+        return True
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_text(place: str) -> Problem:
+    return Problem(place, "", "not text: half a surrogate pair (\\ud800 to \\udfff) stands alone.")
+
+
 def _texts(path: Path, broken: list[Problem]) -> Iterator[str]:
     """Yield lines with their ends, up to the first that can't be decoded."""
     for line in _lines(path):
@@ -126,7 +148,7 @@ def _lines(path: Path) -> Iterator[Line | Problem]:
     if wrong is not None:
         yield wrong
         return
-    offset = 0
+    offset = number = 0
     try:
         with _open(path) as file:
             for number, raw in enumerate(file, start=1):
@@ -134,7 +156,8 @@ def _lines(path: Path) -> Iterator[Line | Problem]:
                 yield _decoded(f"{path}:{number}", number, text, offset + len(raw) - len(text))
                 offset += len(raw)
     except (OSError, EOFError, zlib.error) as error:
-        yield Problem(str(path), "", f"can't be read beyond byte {offset}: {error}")
+        message = f"can't be read beyond line {number} (byte {offset}): {error}"
+        yield BrokenPart(f"{path}:{number + 1}", "", message)
 
 
 def _decoded(place: str, number: int, raw: bytes, offset: int) -> Line | Problem:
@@ -153,13 +176,13 @@ def _wrong_type(path: Path) -> Problem | None:
         with path.open("rb") as file:
             head = file.read(32)
     except OSError as error:
-        return Problem(str(path), "", f"can't be read: {error.strerror}.")
+        return BrokenPart(str(path), "", f"can't be read: {error.strerror}.")
     found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "text")
     zipped = path.suffix.lower() == ".gz"
     if zipped and found != "gzip":
-        return Problem(str(path), "", f"named .gz, but holds {found}.")
+        return BrokenPart(str(path), "", f"named .gz, but holds {found}.")
     if not zipped and found != "text":
-        return Problem(str(path), "", f"named {path.suffix}, but holds {found}.")
+        return BrokenPart(str(path), "", f"named {path.suffix}, but holds {found}.")
     return None
 
 

@@ -172,6 +172,8 @@ class DataSection(Section):
     """Longest row in tokens."""
     overlong: Literal["truncate", "drop", "error"] = "truncate"
     """What happens to a longer row; the counts stand in the data report."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What happens to a row that can't be read or used; the data report counts what is skipped."""
     shuffle: bool = True
     """False keeps the order of the files in every epoch."""
     length_grouping: bool = True

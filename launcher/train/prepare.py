@@ -100,6 +100,7 @@ def _sources(recipe: Recipe, *, download: bool) -> tuple[LoadedTokenizer, Parts,
         "columns": data.columns.model_dump(),
         "max_seq_len": data.max_seq_len,
         "overlong": data.overlong,
+        "bad_rows": data.bad_rows,
         "task": recipe.model.task,
         "labels": recipe.model.labels,
         "held_out": [data.validation_fraction, recipe.run.seed]
@@ -118,7 +119,7 @@ def _build(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, folder: Path) 
         dict(parts),
         _held_out(recipe, parts["train"]),
         task_for(recipe.model.task).encoder(recipe, tokenizer, labels),
-        Limits(recipe.data.max_seq_len, recipe.data.overlong),
+        Limits(recipe.data.max_seq_len, recipe.data.overlong, recipe.data.bad_rows),
         control_ids,
     )
     caches = {name: TokenCache(folder / name) for name in counts}
