@@ -85,6 +85,14 @@ def minilm_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_bert_dir(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM's tokenizer before two narrow random layers: a run of it takes seconds."""
+    from tests.support.tiny_model import write_tiny_bert
+
+    return write_tiny_bert(minilm_dir, tmp_path_factory.mktemp("tiny-bert"))
+
+
+@pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """SmolLM2-135M-Instruct: 30 Llama layers, tied embeddings, chat template."""
     return assets.smollm2(assets.FOLDER)

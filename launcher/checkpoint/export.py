@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher.checkpoint.consolidate import trained_tensors
 from launcher.checkpoint.describe import plain_transformers, read_description, save_companions
+from launcher.checkpoint.fragments import SavedTensors
 from launcher.checkpoint.kinds import (
     ExportReport,
     Work,
@@ -48,10 +49,10 @@ def export(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with plain_transformers():
+        with plain_transformers(), SavedTensors(checkpoint, manifest) as saved:
             trusted = recipe.model.trust_remote_code
             description = read_description(run_dir, trust_remote_code=trusted)
-            found = trained_tensors(checkpoint, manifest.zero_stage)
+            found = trained_tensors(saved)
             work = Work(
                 run_dir,
                 recipe,

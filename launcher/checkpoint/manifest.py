@@ -2,81 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launcher import __version__
+from launcher.checkpoint.disk import FileRecord, sha256_of, write_json
 
 MANIFEST = "manifest.json"
-STATE = "state.json"
-ENGINE_TAG = "engine"
 PROBE = "probe.safetensors"
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 of one file of a checkpoint."""
-
-    bytes: int
-    sha256: str
+FORMAT = 2
+NEVER_COMMITTED = f"was never committed (no {MANIFEST})"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a committed checkpoint consists of and what it belongs to."""
+    """What a committed checkpoint consists of, what it belongs to, and the run's counters."""
 
     step: int
     world_size: int
     zero_stage: int
     recipe_digest: str
+    optimizer: str
+    """`adamw`, whose moments are saved element by element, or one whose state is not."""
+    optimizer_step: float | None
+    """Updates that the moments have seen; None before the first."""
+    loss_scale: dict[str, float]
+    """State of the dynamic loss scale in float16; empty otherwise."""
+    parameters: dict[str, list[int]]
+    """Whole shape of every trained tensor, by its name in the trained model."""
+    inputs: dict[str, str]
+    """Fingerprints of the data and the base model."""
+    progress: dict[str, Any]
+    """Counters, best evaluation and patience, as `Progress.state_dict` gives them."""
     files: dict[str, FileRecord]
     """By path relative to the checkpoint folder."""
-    launcher_version: str = __version__
+    format: int = FORMAT
+    launcher_version: str = field(default=__version__)
 
 
-def describe_files(folder: Path) -> dict[str, FileRecord]:
-    """Record every file below `folder` except the manifest itself."""
-    return {
-        str(path.relative_to(folder)): FileRecord(path.stat().st_size, sha256_of(path))
-        for path in files_below(folder)
-        if path.name != MANIFEST
-    }
+def rank_file(rank: int) -> str:
+    """Return the name of the file with one rank's part of weights and moments."""
+    return f"rank-{rank:05d}.safetensors"
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder in a stable order."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync_path(path: Path) -> None:
-    """Flush one file or folder entry to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, flush it and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_path(path.parent)
+def rank_record(rank: int) -> str:
+    """Return the name of the file that says that one rank's part is complete."""
+    return f"rank-{rank:05d}.json"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -88,27 +62,49 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a checkpoint.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: there is none, or it is damaged.
+        OSError, ValueError, KeyError, TypeError: none, damaged, or of another format.
     """
     raw = json.loads((folder / MANIFEST).read_text())
+    if raw.get("format") != FORMAT:
+        saved_by = raw.get("launcher_version", "an unknown version")
+        raise ValueError(f"format {raw.get('format', 1)} of launcher {saved_by}, not {FORMAT}")
     files = {name: FileRecord(**record) for name, record in raw.pop("files").items()}
     return Manifest(**raw, files=files)
 
 
 def why_unusable(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None if all its files match."""
+    reason = why_incomplete(folder)
+    if reason is not None:
+        return reason
+    return why_damaged(folder, read_manifest(folder).files)
+
+
+def why_incomplete(folder: Path) -> str | None:
+    """Return what is missing or too short in a checkpoint folder; reads the manifest alone."""
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
-        return "was never committed (no manifest.json)"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"manifest.json can't be read ({error})"
+        return NEVER_COMMITTED
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} can't be read ({error})"
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != expected.bytes:
             return f"{name} has {path.stat().st_size} bytes instead of {expected.bytes}"
-        if sha256_of(path) != expected.sha256:
-            return f"{name} is damaged (its SHA-256 differs)"
+    return None
+
+
+def why_damaged(
+    folder: Path, files: dict[str, FileRecord], names: Iterable[str] | None = None
+) -> str | None:
+    """Return which of the files (absent: all) differs from its digest; None if none does."""
+    for name in files if names is None else names:
+        try:
+            if sha256_of(folder / name) != files[name].sha256:
+                return f"{name} is damaged (its SHA-256 differs)"
+        except OSError as error:
+            return f"{name} can't be read ({error.strerror})"
     return None

@@ -1,25 +1,19 @@
-"""Safetensors files written tensor by tensor: the memory of one tensor, whatever the model's size.
-
-safetensors' own `save_file` wants all tensors of a file at once. The format is a JSON header and
-the bytes: https://huggingface.co/docs/safetensors/index#format.
-"""
+"""A model's tensors as one safetensors file, or as shards with transformers' index."""
 
 from __future__ import annotations
 
 import json
-import os
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from launcher.checkpoint.consolidate import LazyTensor
+from launcher.checkpoint.tensor_file import Entry, write_tensors
 
 MAX_SHARD_BYTES = 5_000_000_000
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def write_model(
@@ -47,25 +41,8 @@ def write_model(
 
 def write_file(path: Path, tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> None:
     """Write one safetensors file; only one tensor is in memory at any time."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in tensors.items():
-        end = offset + _num_bytes(tensor, dtype)
-        header[name] = {
-            "dtype": DTYPE_NAMES[dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the data start aligned
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors.values():
-            values = tensor.load().detach().to(device="cpu", dtype=dtype).contiguous()
-            values.view(-1).view(torch.uint8).numpy().tofile(file)
-        file.flush()
-        os.fsync(file.fileno())
+    entries = [Entry(name, dtype, tensor.shape, tensor.load) for name, tensor in tensors.items()]
+    write_tensors(path, entries, mode=0o666)  # for others to read, as far as the umask allows
 
 
 def _shards(

@@ -1,29 +1,16 @@
 """The checkpoints of a run on disk: begun, committed, found again, pruned.
 
-Nothing here talks to other ranks; `train/save.py` puts these steps between its barriers.
+Nothing here talks to other ranks; `train/saver.py` and `train/resume.py` do.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from launcher.checkpoint.manifest import (
-    MANIFEST,
-    STATE,
-    Manifest,
-    describe_files,
-    files_below,
-    fsync_path,
-    why_unusable,
-    write_json,
-    write_manifest,
-)
+from launcher.checkpoint.disk import link, make_folder, remove, remove_tree
+from launcher.checkpoint.manifest import MANIFEST, why_unusable
 from launcher.errors import NoCheckpointError
 from launcher.run_dir import RunDir
 
@@ -37,42 +24,12 @@ class PassedOver:
 
 
 def begin(run_dir: RunDir, step: int) -> Path:
-    """Make the empty folder of the checkpoint of `step`; a leftover one is put aside."""
+    """Make the empty folder of the checkpoint of `step`; a leftover one makes room."""
     folder = run_dir.checkpoint(step)
     if folder.exists():
-        quarantine(run_dir, folder)
-    folder.mkdir(parents=True)
+        clear_away(run_dir, folder)
+    make_folder(folder)
     return folder
-
-
-def flush(folder: Path) -> None:
-    """Flush every file and folder below `folder` to the disk."""
-    for path in files_below(folder):
-        fsync_path(path)
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        fsync_path(path)
-
-
-def commit(
-    folder: Path,
-    state: dict[str, Any],
-    *,
-    step: int,
-    world_size: int,
-    zero_stage: int,
-    recipe_digest: str,
-) -> Manifest:
-    """Write the state and then the manifest, which makes the checkpoint exist; by one process."""
-    write_json(folder / STATE, state)
-    manifest = Manifest(step, world_size, zero_stage, recipe_digest, describe_files(folder))
-    write_manifest(folder, manifest)
-    return manifest
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Return the JSON state of a committed checkpoint."""
-    state: dict[str, Any] = json.loads((folder / STATE).read_text())
-    return state
 
 
 def committed(run_dir: RunDir) -> list[Path]:
@@ -121,12 +78,9 @@ def best_verified(run_dir: RunDir) -> Path | None:
     return folder
 
 
-def point(link: Path, folder: Path) -> None:
-    """Let a symbolic link of the run folder point to a checkpoint, in one atomic rename."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
-    temporary.replace(link)
+def point(name: Path, folder: Path) -> None:
+    """Let `best` or `latest` point to a checkpoint, in one atomic rename."""
+    link(name, folder)
 
 
 def prune(run_dir: RunDir, keep_last: int) -> list[Path]:
@@ -136,14 +90,25 @@ def prune(run_dir: RunDir, keep_last: int) -> list[Path]:
         keep.add(run_dir.checkpoints / run_dir.best.readlink().name)
     doomed = [folder for folder in committed(run_dir) if folder not in keep]
     for folder in doomed:
-        # Without its manifest a half-removed folder can't be taken for a checkpoint.
-        (folder / MANIFEST).unlink()
-        shutil.rmtree(folder)
+        discard(folder)
     return doomed
 
 
-def quarantine(run_dir: RunDir, folder: Path) -> Path:
-    """Move a folder that can't be used out of the way; nothing is deleted."""
+def discard(folder: Path) -> None:
+    """Remove a checkpoint; without its manifest a half-removed one can't be taken for one."""
+    remove(folder / MANIFEST)
+    remove_tree(folder)
+
+
+def clear_away(run_dir: RunDir, folder: Path) -> Path | None:
+    """Make room where a folder can't be used, and return where it went.
+
+    What was never committed holds nothing that is missed: it is removed, and its space is free
+    again (None). What was committed and is damaged is put aside for whoever wants to look.
+    """
+    if not (folder / MANIFEST).exists():
+        remove_tree(folder)
+        return None
     aside = run_dir.checkpoints / "quarantine" / f"{folder.name}-{time.time_ns()}"
     aside.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(aside)

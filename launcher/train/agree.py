@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 
@@ -18,6 +20,22 @@ def all_agree(yes: bool, device: torch.device) -> bool:
     vote = torch.tensor([1.0 if yes else 0.0], dtype=torch.float64, device=device)
     dist.all_reduce(vote, op=dist.ReduceOp.MIN)
     return bool(vote.item() == 1.0)
+
+
+def maximum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the largest of each value over all ranks."""
+    largest = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return [float(value) for value in largest.tolist()]
+
+
+def first_trouble(trouble: str | None, device: torch.device) -> str | None:
+    """Return the trouble of the lowest rank that has any, on every rank; None if none has."""
+    if all_agree(trouble is None, device):
+        return None
+    told: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, trouble)
+    return next(f"rank {rank}: {text}" for rank, text in enumerate(told) if text is not None)
 
 
 def decided_by_main(value: int, device: torch.device) -> int:

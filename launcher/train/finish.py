@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from launcher.checkpoint.disk import write_json
 from launcher.checkpoint.export import export
-from launcher.checkpoint.manifest import write_json
 from launcher.checkpoint.store import best_verified, newest_verified
 from launcher.metrics.record import finite_json
 from launcher.metrics.report import build_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from launcher.errors import Stopped, TrainingError
 from launcher.metrics.record import EvaluationRecord
 from launcher.metrics.throughput import Throughput
 from launcher.train.agree import values_of_main
@@ -12,23 +13,58 @@ from launcher.train.evaluate import evaluate
 from launcher.train.gradient_audit import GradientAudit
 from launcher.train.optim import set_learning_rate
 from launcher.train.progress import Progress
-from launcher.train.save import save_checkpoint
+from launcher.train.saver import Saver
 from launcher.train.schedule import learning_rate_at
 from launcher.train.session import Session
 from launcher.train.step import train_step
+from launcher.train.stopping import StopAgreed, agree_to_stop
+from launcher.train.timings import Timings
 from launcher.train.watch_step import record_step, watch_step
 
 
 def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
-    """Train from `progress` to the end; return the outcome, `finished` or `early_stopped`."""
+    """Train from `progress` to the end; return the outcome, `finished` or `early_stopped`.
+
+    Raises:
+        Stopped: all ranks agreed to stop; the state of the last whole step is saved.
+    """
+    timings = Timings()
+    saver = Saver(session, progress.step, timings)
+    try:
+        outcome = run_steps(session, progress, audit, saver, timings)
+        agree_to_stop(session, saver)
+        return outcome
+    except StopAgreed as stop:
+        session.recorder.event("stop", step=progress.step, reason=stop.reason.text)
+        if progress.step > 0:
+            saver.require(progress)
+        raise Stopped(progress.step, stop.reason.text) from None
+    except TrainingError:
+        # All ranks come here together: what is being written is worth having.
+        saver.drain(session.recipe.run.timeout_seconds)
+        raise
+
+
+def run_steps(
+    session: Session, progress: Progress, audit: GradientAudit, saver: Saver, timings: Timings
+) -> str:
+    """Go from step to step until there is none left, or patience has run out."""
     started, earlier = time.monotonic(), progress.seconds
     if progress.evaluated_step < 0:
         evaluate_and_record(session, progress)
     throughput = Throughput()
-    while progress.step < session.plan.total_steps:
+    while True:
+        with throughput.paused():
+            close_step(session, progress, saver)
         if should_stop(progress.stop, session.recipe.early_stopping):
+            saver.require(progress)
             session.recorder.event("early_stop", step=progress.step, **why_stopped(progress.stop))
             return "early_stopped"
+        if progress.step == session.plan.total_steps:
+            saver.require(progress)
+            return "finished"
+        agree_to_stop(session, saver)
+        step_began = time.monotonic()
         learning_rate = learning_rate_at(
             session.recipe.train,
             progress.step,
@@ -46,20 +82,27 @@ def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
         if progress.step % session.recipe.logging.every_steps == 0:
             record_step(session, progress, result, learning_rate, throughput)
         progress.seconds = earlier + time.monotonic() - started
-        with throughput.paused():
-            close_step(session, progress)
-    return "finished"
+        timings.step(time.monotonic() - step_began)
+        session.heartbeat.reserve_seconds = timings.reserve_seconds
 
 
-def close_step(session: Session, progress: Progress) -> None:
-    """After an update: evaluate and save where the recipe says so, or where there is a new best."""
+def close_step(session: Session, progress: Progress, saver: Saver) -> None:
+    """After an update: evaluate and save where the recipe says so, or where there is a new best.
+
+    A run that stopped between the two finds here what is still to do when it is resumed.
+    """
     recipe, best_before = session.recipe, progress.stop.best_step
-    if is_due(session, progress, recipe.evaluate.every_steps):
+    if progress.step == 0:
+        return
+    if progress.evaluated_step != progress.step and is_due(
+        session, progress, recipe.evaluate.every_steps
+    ):
         evaluate_and_record(session, progress)
     is_best = progress.stop.best_step != best_before and recipe.checkpoint.keep_best
     ends = should_stop(progress.stop, recipe.early_stopping)
-    if is_best or ends or is_due(session, progress, recipe.checkpoint.every_steps):
-        save_checkpoint(session, progress)
+    due = ends or is_due(session, progress, recipe.checkpoint.every_steps)
+    if is_best or (due and saver.committed_step != progress.step):
+        saver.save(progress)
 
 
 def is_due(session: Session, progress: Progress, every_steps: int | None) -> bool:

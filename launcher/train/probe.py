@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 from launcher.train.session import Session
 
@@ -15,11 +13,11 @@ MAX_TOKENS = 32
 
 
 @torch.no_grad()
-def write_probe(session: Session, path: Path) -> None:
-    """Run the model on the first rows of the data in eval mode; rank 0 writes inputs and logits.
+def probe(session: Session) -> dict[str, Tensor]:
+    """Run the model on the first rows of the data in eval mode; return inputs and logits.
 
-    The file holds `input_ids` and `attention_mask` (2, length) int64 and `logits` float32. All
-    ranks call this, since a ZeRO-3 forward pass is a collective.
+    `input_ids` and `attention_mask` (2, length) int64 and `logits` float32, on the CPU. All ranks
+    call this, since a ZeRO-3 forward pass is a collective.
     """
     cache = session.prepared.validation or session.prepared.train
     ids = np.arange(NUM_ROWS) % len(cache)
@@ -29,6 +27,6 @@ def write_probe(session: Session, path: Path) -> None:
     }
     session.engine.eval()
     logits = session.engine(**inputs).logits.float()
-    if session.world.is_main_process:
-        tensors = {**inputs, "logits": logits}
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+    return {
+        name: tensor.cpu().contiguous() for name, tensor in {**inputs, "logits": logits}.items()
+    }

@@ -17,7 +17,9 @@ from launcher.recipe.schema import Recipe
 from launcher.recipe.steps import StepPlan
 from launcher.run_dir import RunDir
 from launcher.tasks.interface import Batch, Task
+from launcher.train.heartbeat import Heartbeat
 from launcher.train.prepare import Prepared
+from launcher.train.watch import RankWatch
 from launcher.world import World
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Session:
     windows: Windows
     plan: StepPlan
     recorder: Recorder
+    watch: RankWatch
 
     @property
     def recipe(self) -> Recipe:
@@ -49,9 +52,9 @@ class Session:
         return torch.device(self.engine.device)
 
     @property
-    def partial_checkpoints(self) -> bool:
-        """True where the base is frozen: checkpoints then hold only what is trained."""
-        return self.recipe.method.type != "full"
+    def heartbeat(self) -> Heartbeat:
+        """Where this rank says what it is doing."""
+        return self.watch.heartbeat
 
     def describe(self, loaded: LoadedModel) -> dict[str, Any]:
         """Return what the start event says of a run: its geometry, engine and size."""
@@ -73,8 +76,15 @@ class Session:
 
     def batch(self, cache: TokenCache, ids: Ids) -> Batch:
         """Return rows of a cache as one micro-batch on this rank's device."""
-        tensors = collate(cache, ids, self.prepared.tokenizer.pad_token_id)
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        return self.to_device(self.collate(cache, ids))
+
+    def collate(self, cache: TokenCache, ids: Ids) -> Batch:
+        """Return rows of a cache as one micro-batch on the host."""
+        return collate(cache, ids, self.prepared.tokenizer.pad_token_id)
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Return a micro-batch on this rank's device."""
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     @property
     def monitor(self) -> str:

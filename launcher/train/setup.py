@@ -16,7 +16,9 @@ from launcher.run_dir import RunDir
 from launcher.tasks.registry import task_for
 from launcher.train.folder import wandb_run_id
 from launcher.train.prepare import Prepared
+from launcher.train.resume import ResumePoint
 from launcher.train.session import Session
+from launcher.train.watch import RankWatch
 from launcher.world import World, has_wandb_key
 
 if TYPE_CHECKING:
@@ -48,8 +50,9 @@ def open_session(
     run_dir: RunDir,
     engine: DeepSpeedEngine,
     prepared: Prepared,
-    resume_step: int,
+    checkpoint: ResumePoint,
     terminal: TextIO,
+    watch: RankWatch,
 ) -> Session:
     """Put engine, data, sample order, step counts and records together."""
     recipe = resolved.recipe
@@ -64,7 +67,7 @@ def open_session(
     recorder = open_recorder(
         run_dir,
         recipe,
-        resume_step=resume_step,
+        resume_step=checkpoint.step,
         total_steps=plan.total_steps,
         wandb_run_id=wandb_run_id(run_dir, recipe, world),
         has_wandb_key=has_wandb_key(),
@@ -81,4 +84,15 @@ def open_session(
         windows=windows,
         plan=plan,
         recorder=recorder,
+        watch=watch,
     )
+
+
+def announce(session: Session, loaded: LoadedModel, checkpoint: ResumePoint) -> None:
+    """Record what starts here, what it goes on from, and what could not be used."""
+    recorder = session.recorder
+    recorder.event("start", **session.describe(loaded), resumed_from=checkpoint.step)
+    for bad in checkpoint.passed_over:
+        recorder.event("warning", message=f"checkpoint {bad.folder.name} {bad.reason}")
+    if checkpoint.manifest is not None:
+        recorder.event("resume", **checkpoint.describe(session.resolved, session.world))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import os
 import signal
@@ -43,13 +42,3 @@ def quiet_watch(world: World) -> RankWatch:
     """Return a watch that nobody outside sees or sets: no handlers, no heartbeat file."""
     stop = StopFlag()
     return RankWatch(stop, Heartbeat(world, stop))
-
-
-def end_watch(watch: RankWatch, world: World) -> None:
-    """Write the last heartbeat; remove the stacks file if nothing was dumped into it."""
-    watch.heartbeat.stop()
-    if world.logs is not None:
-        with contextlib.suppress(OSError):
-            stacks = world.logs.stacks(world.rank)
-            if not stacks.stat().st_size:
-                stacks.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,13 @@ from transformers import (
 from launcher.checkpoint import store
 from launcher.checkpoint.describe import save_description
 from launcher.checkpoint.export import export
-from launcher.checkpoint.manifest import ENGINE_TAG, PROBE, Manifest, describe_files, write_manifest
+from launcher.checkpoint.fragments import write_fragments
+from launcher.checkpoint.manifest import PROBE, rank_file, read_manifest
 from launcher.errors import TrainingError
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
+from launcher.train import engine_state
+from tests.support.checkpoints import commit
 from tests.support.models import (
     accelerator_for,
     engine_for,
@@ -55,10 +57,7 @@ def _train(recipe: Recipe, zero_stage: int, world_size: int, root: Path) -> None
         save_description(run_dir, recipe, loaded.model, tokenizer_of(recipe))
     accelerator.wait_for_everyone()
     folder = run_dir.checkpoint(STEP)
-    frozen = recipe.method.type != "full"
-    engine.save_checkpoint(
-        str(folder), tag=ENGINE_TAG, save_latest=False, exclude_frozen_parameters=frozen
-    )
+    write_fragments(folder / rank_file(rank), list(engine_state.fragments(engine)))
     probe = inputs(0, 50)
     if recipe.model.add_tokens:
         ids = tokenizer_of(recipe).convert_tokens_to_ids(list(recipe.model.add_tokens))
@@ -68,9 +67,10 @@ def _train(recipe: Recipe, zero_stage: int, world_size: int, root: Path) -> None
         logits = engine(**probe).logits.float().contiguous()
     if rank == 0:
         save_file({**probe, "logits": logits}, folder / PROBE)
-        store.commit(
-            folder, {}, step=STEP, world_size=world_size, zero_stage=zero_stage, recipe_digest=""
-        )
+    accelerator.wait_for_everyone()
+    if rank == 0:
+        shapes = engine_state.trained_shapes(engine)
+        commit(folder, step=STEP, world_size=world_size, zero_stage=zero_stage, parameters=shapes)
     accelerator.wait_for_everyone()
 
 
@@ -214,9 +214,6 @@ def test_what_differs_from_the_live_model_is_not_exported(minilm_dir: Path, tmp_
 
 def _forget(checkpoint: Path, name: str) -> None:
     """Take a tensor out of a checkpoint, as if the engine had never written it."""
-    path = checkpoint / ENGINE_TAG / "mp_rank_00_model_states.pt"
-    state = torch.load(path, weights_only=False)
-    del state["module"][name]
-    torch.save(state, path)
-    shutil.copy(checkpoint / "manifest.json", checkpoint / "old.json")
-    write_manifest(checkpoint, Manifest(STEP, 2, 2, "", describe_files(checkpoint)))
+    manifest = read_manifest(checkpoint)
+    parameters = {key: shape for key, shape in manifest.parameters.items() if key != name}
+    commit(checkpoint, step=STEP, zero_stage=2, parameters=parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from launcher.checkpoint import store
 from launcher.checkpoint.manifest import MANIFEST, read_manifest
 from launcher.errors import NoCheckpointError
 from launcher.run_dir import RunDir
+from tests.support.checkpoints import commit
+
+WEIGHTS = "rank-00000.safetensors"
 
 
 @pytest.fixture
@@ -19,12 +23,8 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 def save(run_dir: RunDir, step: int, *, best: bool = False, keep_last: int = 2) -> Path:
     folder = store.begin(run_dir, step)
-    (folder / "engine").mkdir()
-    (folder / "engine" / "weights.pt").write_bytes(b"weights" * step)
-    store.flush(folder)
-    store.commit(
-        folder, {"step": step}, step=step, world_size=2, zero_stage=3, recipe_digest="digest"
-    )
+    (folder / WEIGHTS).write_bytes(b"weights" * step)
+    commit(folder, step=step)
     store.point(run_dir.latest, folder)
     if best:
         store.point(run_dir.best, folder)
@@ -32,21 +32,21 @@ def save(run_dir: RunDir, step: int, *, best: bool = False, keep_last: int = 2) 
     return folder
 
 
-def test_newest_is_found_with_its_state(run_dir: RunDir) -> None:
+def test_newest_is_found_with_its_counters(run_dir: RunDir) -> None:
     save(run_dir, 1)
     folder = save(run_dir, 2)
     assert store.newest_verified(run_dir) == folder
-    assert store.read_state(folder) == {"step": 2}
     manifest = read_manifest(folder)
+    assert manifest.progress == {"step": 2}
     assert (manifest.world_size, manifest.zero_stage, manifest.step) == (2, 3, 2)
-    assert set(manifest.files) == {"engine/weights.pt", "state.json"}
+    assert set(manifest.files) == {WEIGHTS}
     assert run_dir.latest.resolve() == folder.resolve()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "empty manifest"])
 def test_damage_falls_back_and_says_why(run_dir: RunDir, damage: str) -> None:
     good, bad = save(run_dir, 1), save(run_dir, 2)
-    weights, manifest = bad / "engine" / "weights.pt", bad / MANIFEST
+    weights, manifest = bad / WEIGHTS, bad / MANIFEST
     data = weights.read_bytes()
     match damage:
         case "truncate":
@@ -62,7 +62,7 @@ def test_damage_falls_back_and_says_why(run_dir: RunDir, damage: str) -> None:
     newest, (passed_over,) = store.find_newest(run_dir)
     assert newest == good
     assert passed_over.folder == bad
-    assert ("manifest" if "manifest" in damage else "weights.pt") in passed_over.reason or (
+    assert ("manifest" if "manifest" in damage else WEIGHTS) in passed_over.reason or (
         "never committed" in passed_over.reason
     )
 
@@ -88,15 +88,31 @@ def test_pruning_keeps_the_newest_two_and_the_best(run_dir: RunDir) -> None:
 def test_a_damaged_best_is_never_replaced_silently(run_dir: RunDir) -> None:
     best = save(run_dir, 1, best=True)
     save(run_dir, 2)
-    (best / "engine" / "weights.pt").write_bytes(b"")
+    (best / WEIGHTS).write_bytes(b"")
     with pytest.raises(NoCheckpointError, match="--weights last"):
         store.best_verified(run_dir)
 
 
-def test_a_leftover_folder_is_put_aside_not_reused(run_dir: RunDir) -> None:
+def test_what_was_never_committed_makes_room(run_dir: RunDir) -> None:
     torn = store.begin(run_dir, 1)
     (torn / "half").write_text("x")
     folder = store.begin(run_dir, 1)
     assert not list(folder.iterdir())
-    (aside,) = (run_dir.checkpoints / "quarantine").iterdir()
-    assert (aside / "half").read_text() == "x"
+    assert [path.name for path in run_dir.checkpoints.iterdir()] == [folder.name]
+
+
+def test_what_was_committed_and_is_damaged_is_put_aside(run_dir: RunDir) -> None:
+    damaged = save(run_dir, 1)
+    (damaged / WEIGHTS).write_text("x")
+    aside = store.clear_away(run_dir, damaged)
+    assert aside is not None
+    assert (aside / WEIGHTS).read_text() == "x"
+    assert not damaged.exists()
+
+
+def test_another_format_is_named(run_dir: RunDir) -> None:
+    folder = save(run_dir, 1)
+    old = {"step": 1, "launcher_version": "0.0.9", "files": {}}
+    (folder / MANIFEST).write_text(json.dumps(old))
+    _, (passed_over,) = store.find_newest(run_dir)
+    assert "format 1 of launcher 0.0.9" in passed_over.reason

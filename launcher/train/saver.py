@@ -1,0 +1,346 @@
+"""Saves on all ranks, behind training: the copy while they wait, the disk while they train on.
+
+The protocol. Every rank copies its fragments; a thread of each then writes them into the new
+folder, flushes them, and last writes a small record of what it wrote. Rank 0's thread waits for the
+records of all and writes the manifest under a temporary name and renames it, which is the moment
+the checkpoint exists. Only then is anything pruned. A kill at any point leaves either the old
+checkpoints or the old and the new. At each step boundary the ranks agree on whether all are done
+or one has failed, so none of them ever waits for a rank that has given up.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launcher.checkpoint import store
+from launcher.checkpoint.disk import FileRecord, flush_folder, write_json
+from launcher.checkpoint.fragments import Fragment, write_fragments
+from launcher.checkpoint.manifest import (
+    PROBE,
+    Manifest,
+    rank_file,
+    rank_record,
+    read_manifest,
+    write_manifest,
+)
+from launcher.checkpoint.tensor_file import Entry, write_tensors
+from launcher.errors import TrainingError
+from launcher.train import engine_state
+from launcher.train.agree import all_agree, first_trouble, maximum_over_ranks, sum_over_ranks
+from launcher.train.probe import probe
+from launcher.train.progress import Progress
+from launcher.train.session import Session
+from launcher.train.snapshot import Snapshot
+from launcher.train.timings import Timings
+
+POLL_SECONDS = 0.02
+DONE, WRITING, FAILED = 0.0, 1.0, 2.0
+"""What a rank says of its save at a boundary; the largest over all ranks decides."""
+
+
+class GivenUp(Exception):
+    """Ends a writing thread after another rank failed."""
+
+
+@dataclass
+class Write:
+    """One save on its way to the disk."""
+
+    folder: Path
+    fragments: list[Fragment]
+    probe: dict[str, Tensor]
+    progress: dict[str, Any]
+    is_best: bool
+    stall_seconds: float
+    started: float
+    thread: threading.Thread | None = None
+    trouble: str | None = None
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def step(self) -> int:
+        """The optimizer step that is saved."""
+        return int(self.progress["step"])
+
+    @property
+    def state(self) -> float:
+        """DONE, WRITING or FAILED, on this rank."""
+        if self.trouble is not None:
+            return FAILED
+        return WRITING if self.thread is not None and self.thread.is_alive() else DONE
+
+
+class Saver:
+    """The saves of one rank; every method that talks to other ranks says so."""
+
+    def __init__(self, session: Session, committed_step: int, timings: Timings) -> None:
+        self.committed_step = committed_step
+        """The newest step of this run that has a checkpoint."""
+        self._session = session
+        self._timings = timings
+        self._snapshot = Snapshot()
+        self._write: Write | None = None
+        self._all_bytes: float | None = None
+
+    @property
+    def state(self) -> float:
+        """What this rank says of its save: DONE, also when there is none."""
+        return DONE if self._write is None else self._write.state
+
+    def save(self, progress: Progress, *, required: bool = False) -> None:
+        """Save the state after the current step. Collective.
+
+        Returns when a copy is made, the disk follows. `required`: returns when it is committed.
+
+        Raises:
+            TrainingError: it failed, and it is required or `checkpoint.if_save_fails` is `stop`.
+        """
+        self.finish(required=required)
+        self._session.heartbeat.at("save")
+        if progress.step == self.committed_step:
+            self._commit_again(progress)
+        else:
+            self._start(progress, required=required)
+        if required or not self._session.recipe.checkpoint.asynchronous:
+            self.finish(required=required)  # not asynchronous: the live tensors are being written
+
+    def finish(self, *, required: bool = False) -> None:
+        """Wait until the save under way, if any, is committed or has failed. Collective."""
+        while self._write is not None:
+            (state,) = maximum_over_ranks([self.state], self._session.device)
+            self.settle(state, required=required)
+            if self._write is not None:
+                time.sleep(POLL_SECONDS)
+
+    def settle(self, state: float, *, required: bool = False) -> None:
+        """Act on what the ranks agreed about the save under way. Collective if it failed."""
+        write = self._write
+        if write is None or state == WRITING:
+            return
+        self._write = None
+        if state == FAILED:
+            self._abandon(write, required=required)
+            return
+        self.committed_step = write.step
+        seconds = time.monotonic() - write.started
+        self._timings.save(seconds)
+        if self._session.world.is_main_process:
+            self._timings.write(self._session.run_dir)
+            self._session.recorder.event(
+                "checkpoint",
+                step=write.step,
+                path=write.folder.name,
+                bytes=int(self._all_bytes or 0),
+                stall_seconds=write.stall_seconds,
+                seconds=seconds,
+            )
+
+    def require(self, progress: Progress) -> None:
+        """See to it that the state after the current step is committed. Collective.
+
+        Raises:
+            TrainingError: it can't be.
+        """
+        self.finish()
+        if self.committed_step != progress.step:
+            self.save(progress, required=True)
+
+    def drain(self, seconds: float) -> None:
+        """Let the save under way come to its end without asking other ranks, if it does so soon."""
+        if self._write is not None and self._write.thread is not None:
+            self._write.thread.join(seconds)
+
+    def _start(self, progress: Progress, *, required: bool) -> None:
+        session = self._session
+        began = time.monotonic()
+        live = list(engine_state.fragments(session.engine))
+        own_bytes = sum(fragment.tensor.nbytes for fragment in live)
+        if self._all_bytes is None:
+            self._all_bytes = float(sum_over_ranks(_scalar(own_bytes), session.device))
+        folder = session.run_dir.checkpoint(progress.step)
+        trouble = self._make_room(progress.step) if session.world.is_main_process else None
+        trouble = first_trouble(trouble, session.device)
+        if trouble is not None:
+            self._report_failure(progress.step, trouble, required=required)
+            return
+        answers = probe(session)
+        copying = time.monotonic()
+        write = Write(
+            folder=folder,
+            fragments=self._copy(live, own_bytes),
+            probe=answers if session.world.is_main_process else {},
+            progress=progress.state_dict(),
+            is_best=progress.stop.best_step == progress.step,
+            stall_seconds=time.monotonic() - copying,
+            started=began,
+        )
+        session.recorder.sync()  # what led to this state is on the disk before the state is
+        manifest = self._manifest(write) if session.world.is_main_process else None
+        write.thread = threading.Thread(
+            target=self._carry, args=(write, manifest), name="saver", daemon=True
+        )
+        self._write = write
+        write.thread.start()
+
+    def _copy(self, live: list[Fragment], own_bytes: int) -> list[Fragment]:
+        session = self._session
+        if not session.recipe.checkpoint.asynchronous:
+            return live
+        ranks_on_node = session.world.world_size // session.world.num_nodes
+        if not self._snapshot.fits(own_bytes, ranks_on_node):
+            raise TrainingError(
+                f"a copy of the state for saving behind training needs {own_bytes / 1e9:.1f} GB on"
+                f" each of {ranks_on_node} ranks, and the memory of this node has no room for it."
+                " Write checkpoint.asynchronous: false."
+            )
+        return self._snapshot.take(live)
+
+    def _make_room(self, step: int) -> str | None:
+        """Make the empty folder; return what is in the way of the save."""
+        run_dir = self._session.run_dir
+        try:
+            folder = store.begin(run_dir, step)
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            return f"{run_dir.checkpoint(step)}: {error.strerror}"
+        if free < (self._all_bytes or 0):
+            return f"{folder}: the checkpoint needs {self._all_bytes:.0f} bytes, {free} are free"
+        return None
+
+    def _manifest(self, write: Write) -> Manifest:
+        """Return the manifest but for its files."""
+        session = self._session
+        return Manifest(
+            step=write.step,
+            world_size=session.world.world_size,
+            zero_stage=session.resolved.zero_stage,
+            recipe_digest=session.resolved.digest,
+            optimizer=session.recipe.train.optimizer,
+            optimizer_step=engine_state.optimizer_step(session.engine),
+            loss_scale=engine_state.loss_scale(session.engine),
+            parameters=engine_state.trained_shapes(session.engine),
+            inputs=dict(session.prepared.inputs),
+            progress=write.progress,
+            files={},
+        )
+
+    def _carry(self, write: Write, manifest: Manifest | None) -> None:
+        """Bring a copied state to the disk: what the thread does."""
+        try:
+            self._write_files(write)
+            if manifest is not None:
+                files = self._await_records(write)
+                write_manifest(write.folder, replace(manifest, files=files))
+                self._tidy(write)
+        except GivenUp:
+            write.trouble = "given up"
+        except Exception as error:  # noqa: BLE001 - a thread's error is the rank's to report
+            write.trouble = _describe(error, write.folder)
+
+    def _write_files(self, write: Write) -> None:
+        rank = self._session.world.rank
+        files = {rank_file(rank): write_fragments(write.folder / rank_file(rank), write.fragments)}
+        if write.probe:
+            entries = [_entry(name, tensor) for name, tensor in write.probe.items()]
+            files[PROBE] = write_tensors(write.folder / PROBE, entries)
+        flush_folder(write.folder)
+        records = {name: record.__dict__ for name, record in files.items()}
+        write_json(write.folder / rank_record(rank), records)
+
+    def _await_records(self, write: Write) -> dict[str, FileRecord]:
+        """Wait until every rank has said what it wrote; return the records of all files."""
+        files: dict[str, FileRecord] = {}
+        for rank in range(self._session.world.world_size):
+            path = write.folder / rank_record(rank)
+            while not path.exists():
+                if write.given_up.wait(POLL_SECONDS):
+                    raise GivenUp
+            for name, record in json.loads(path.read_text()).items():
+                files[name] = FileRecord(**record)
+        return files
+
+    def _tidy(self, write: Write) -> None:
+        """After the commit: let the links follow, and remove what is no longer kept."""
+        run_dir, checkpoint = self._session.run_dir, self._session.recipe.checkpoint
+        store.point(run_dir.latest, write.folder)
+        if write.is_best and checkpoint.keep_best:
+            store.point(run_dir.best, write.folder)
+        store.prune(run_dir, checkpoint.keep_last)
+
+    def _commit_again(self, progress: Progress) -> None:
+        """Let the checkpoint of this very step say more: the weights are the same, the best isn't.
+
+        A run that stopped between a step and its evaluation comes here when it is resumed.
+        """
+        session = self._session
+
+        def commit() -> None:
+            folder = session.run_dir.checkpoint(progress.step)
+            session.recorder.sync()
+            write_manifest(folder, replace(read_manifest(folder), progress=progress.state_dict()))
+            if progress.stop.best_step == progress.step and session.recipe.checkpoint.keep_best:
+                store.point(session.run_dir.best, folder)
+
+        trouble = None
+        if session.world.is_main_process:
+            trouble = _trouble_of(commit, session.run_dir.checkpoint(progress.step))
+        trouble = first_trouble(trouble, session.device)
+        if trouble is not None:
+            self._report_failure(progress.step, trouble, required=False)
+
+    def _abandon(self, write: Write, *, required: bool) -> None:
+        """Take back a save that failed on some rank: nothing of it is left. Collective."""
+        session = self._session
+        write.given_up.set()
+        if write.thread is not None:
+            write.thread.join()
+        own = None if write.trouble == "given up" else write.trouble
+        trouble = first_trouble(own, session.device) or "unknown"
+        if session.world.is_main_process:
+            left = _trouble_of(lambda: store.discard(write.folder), write.folder)
+            trouble += f"; what was written could not be removed ({left})" if left else ""
+        all_agree(True, session.device)  # nobody goes on while the folder is being removed
+        self._report_failure(write.step, trouble, required=required)
+
+    def _report_failure(self, step: int, trouble: str, *, required: bool) -> None:
+        session = self._session
+        message = (
+            f"the checkpoint of step {step} was not saved: {trouble}. The last one is that of step"
+            f" {self.committed_step}."
+        )
+        if required or session.recipe.checkpoint.if_save_fails == "stop":
+            raise TrainingError(message)
+        session.recorder.event("save_failed", step=step, message=message)
+
+
+def _describe(error: Exception, folder: Path) -> str:
+    if isinstance(error, OSError):
+        free = shutil.disk_usage(folder.parent).free if folder.parent.exists() else 0
+        return f"{error.filename or folder}: {error.strerror or error} ({free} bytes are free)"
+    return f"{type(error).__name__}: {error}"
+
+
+def _trouble_of(action: Callable[[], None], folder: Path) -> str | None:
+    try:
+        action()
+    except OSError as error:
+        return _describe(error, folder)
+    return None
+
+
+def _entry(name: str, tensor: Tensor) -> Entry:
+    return Entry(name, tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)

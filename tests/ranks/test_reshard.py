@@ -1,0 +1,119 @@
+"""A run saved on N ranks at one ZeRO stage goes on on M ranks at another as if nothing happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.support.training import (
+    NO_DROPOUT,
+    RankReport,
+    base_recipe,
+    copy_model,
+    events,
+    records,
+    run_folder,
+    train,
+)
+
+METHODS = {"full": {"type": "full"}, "lora": {"type": "lora", "rank": 4, "alpha": 8}}
+
+
+class Leg(NamedTuple):
+    """A part of a run: its ranks, its ZeRO stage and micro-batch, and where it is cut off."""
+
+    world_size: int
+    stage: int
+    micro_batch_size: int
+    kill_after: int | None
+
+
+def recipe_of(
+    folder: Path, model: Path, topics: Path, method: str, leg: Leg, dtype: str
+) -> dict[str, Any]:
+    return base_recipe(
+        folder,
+        model,
+        "sequence-classification",
+        topics / "train.jsonl",
+        model={"path": str(model), "task": "sequence-classification", "dtype": dtype},
+        method=METHODS[method],
+        data={
+            "train": [{"path": str(topics / "train.jsonl")}],
+            "validation": [{"path": str(topics / "validation.jsonl")}],
+            "cache_dir": str(folder.parent / "cache"),
+        },
+        train={
+            "max_steps": 8,
+            "warmup_steps": 2,
+            "learning_rate": 1.0e-3,
+            "micro_batch_size": leg.micro_batch_size,
+        },
+        evaluate={"every_steps": 2, "micro_batch_size": 16},
+        checkpoint={"every_steps": 2, "asynchronous": False},
+        deepspeed=f"zero{leg.stage}",
+    )
+
+
+@pytest.fixture(scope="module")
+def steady_model(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dropout draws from (seed, step, rank), so only without it are two geometries one run."""
+    return copy_model(tiny_bert_dir, tmp_path_factory.mktemp("steady") / "model", **NO_DROPOUT)
+
+
+PATHS = {
+    "2-1-2": [Leg(2, 2, 4, 3), Leg(1, 2, 8, 5), Leg(2, 2, 2, None)],
+    "1-2": [Leg(1, 3, 4, 5), Leg(2, 3, 4, None)],
+    "2-4": [Leg(2, 3, 4, 5), Leg(4, 3, 2, None)],
+    "zero2-zero3": [Leg(2, 2, 4, 5), Leg(2, 3, 4, None)],
+    "zero3-zero0-zero1": [Leg(2, 3, 4, 3), Leg(2, 0, 4, 5), Leg(2, 1, 4, None)],
+}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("path", PATHS)
+def test_another_geometry_is_the_same_run(
+    path: str, method: str, tmp_path: Path, steady_model: Path, small_topics: Path
+) -> None:
+    legs = PATHS[path]
+    whole = recipe_of(tmp_path / "whole", steady_model, small_topics, method, legs[0], "float32")
+    reference = train(whole, tmp_path / "whole", legs[0].world_size)
+    reports: list[RankReport] = []
+    for leg in legs:
+        torn = recipe_of(tmp_path / "torn", steady_model, small_topics, method, leg, "float32")
+        reports = train(torn, tmp_path / "torn", leg.world_size, kill_after=leg.kill_after)
+        assert {report.zero_stage for report in reports} == {leg.stage}
+
+    for key in ("train/loss", "grad_norm", "learning_rate", "validation/loss"):
+        expected, found = records(run_folder(whole), key), records(run_folder(torn), key)
+        assert found == pytest.approx(expected, rel=1e-5), key
+        assert len(found) >= 4
+    last = len(reports[0].sample_ids)
+    assert last == 8 - legs[-2].kill_after // 2 * 2  # from the checkpoint before the cut
+    assert reports[0].sample_ids == reference[0].sample_ids[-last:]
+    resumes = events(run_folder(torn), "resume")
+    assert [event["resharded"] for event in resumes] == [True] * (len(legs) - 1)
+    assert [event["now"]["world_size"] for event in resumes] == [leg.world_size for leg in legs[1:]]
+
+
+@pytest.mark.parametrize("stages", [(0, 2), (2, 3), (3, 1)])
+def test_sixteen_bits_keep_their_masters(
+    stages: tuple[int, int], tmp_path: Path, steady_model: Path, small_topics: Path
+) -> None:
+    """What is saved are float32 masters, so the weights are the same to the bit.
+
+    Losses are too between stages 0 to 2; ZeRO-3's linear layers round once more before they add the
+    bias (`memory_efficient_linear`), which bf16 shows.
+    """
+    legs = [Leg(2, stages[0], 4, 5), Leg(2, stages[1], 4, None)]
+    whole = recipe_of(tmp_path / "whole", steady_model, small_topics, "full", legs[0], "bfloat16")
+    train(whole, tmp_path / "whole", 2)
+    for leg in legs:
+        torn = recipe_of(tmp_path / "torn", steady_model, small_topics, "full", leg, "bfloat16")
+        train(torn, tmp_path / "torn", 2, kill_after=leg.kill_after)
+    expected = records(run_folder(whole), "train/loss")
+    found = records(run_folder(torn), "train/loss")
+    assert found == (expected if 3 not in stages else pytest.approx(expected, rel=1e-4))
+    assert len(found) == 8
