@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from launcher.checkpoint.manifest import write_json
+from launcher.checkpoint.disk import write_json
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.recipe.schema import Recipe
