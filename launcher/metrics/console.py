@@ -98,7 +98,7 @@ class ConsoleWriter:
 def figures(record: TrainRecord) -> tuple[str, ...]:
     """Return loss, learning rate, speed and memory as short texts, in this order."""
     return (
-        f"loss {record.loss:.4f}",
+        "no update" if record.loss is None else f"loss {record.loss:.4f}",
         f"lr {record.learning_rate:.2e}",
         f"{record.tokens_per_second:,.0f} tok/s",
         f"{record.peak_memory_bytes / 2**30:.2f} GiB",

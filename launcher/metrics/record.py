@@ -20,12 +20,13 @@ class TrainRecord:
     """Rows used so far by all ranks together."""
     consumed_tokens: int
     """Tokens used so far by all ranks together."""
-    loss: float
-    """Sum of the losses of all targets of the global batch divided by their number."""
+    loss: float | None
+    """Sum of the losses of all targets of the global batch divided by their number; None where
+    the update was skipped, since a loss or gradient was not finite."""
     learning_rate: float
     """Rate that this step was taken with."""
-    grad_norm: float
-    """Global gradient norm before clipping."""
+    grad_norm: float | None
+    """Global gradient norm before clipping; None where the update was skipped."""
     tokens_per_second: float
     """All ranks together, since the last record."""
     step_seconds: float
@@ -33,7 +34,7 @@ class TrainRecord:
     peak_memory_bytes: int
     """Highest memory in use so far on rank 0: of its GPU, or resident where there is none."""
     skipped_steps: int = 0
-    """Steps so far whose update was skipped because a gradient was not finite."""
+    """Steps so far whose update was skipped because a loss or gradient was not finite."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record under the names of `metrics.jsonl`."""

@@ -234,8 +234,9 @@ class WandbWriter:
                 self._log(run, values)
 
     def _log(self, run: Any, values: Row) -> None:
+        known = {key: value for key, value in values.items() if value is not None}
         try:
-            run.log(values, step=int(values["step"]))
+            run.log(known, step=int(values["step"]))
         except Exception as error:  # noqa: BLE001 - one bad row must not cost the later
             self._lost_rows += 1
             self._note(error)

@@ -87,6 +87,12 @@ def test_a_loss_that_is_no_number_is_shown_as_such() -> None:
     assert "loss nan" in out.getvalue()
 
 
+def test_a_skipped_update_is_shown_as_such() -> None:
+    shown, out = writer(is_terminal=False)
+    shown.train(train_record(5, loss=None, grad_norm=None))
+    assert "| no update | lr 2.00e-05 |" in out.getvalue()
+
+
 def test_small_figures_keep_their_digits() -> None:
     event = Event("export", "t", 9, {"difference": 2.1e-7, "none": 0.0, "share": 0.25, "n": 2.0e6})
     assert sentence(event) == (

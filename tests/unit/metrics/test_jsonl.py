@@ -58,6 +58,15 @@ def test_a_training_record_has_the_documented_names(run_dir: RunDir) -> None:
     }
 
 
+def test_a_skipped_update_has_no_loss_and_no_norm(run_dir: RunDir) -> None:
+    writer = JsonlWriter(run_dir, resume_step=0)
+    writer.train(train_record(1, loss=None, grad_norm=None, skipped_steps=1))
+    writer.close()
+    found = strict(run_dir.metrics.read_text())
+    assert (found["train/loss"], found["grad_norm"], found["skipped_steps"]) == (None, None, 1)
+    assert steps(run_dir) == [1]  # still a training record, which a resume finds
+
+
 def test_floats_survive_to_the_last_bit(run_dir: RunDir) -> None:
     loss = 0.1 + 0.2  # not the double nearest to 0.3
     writer = JsonlWriter(run_dir, resume_step=0)

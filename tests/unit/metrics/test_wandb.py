@@ -175,6 +175,19 @@ def test_what_an_unreachable_wandb_missed_is_sent_after_the_resume(
     assert [row["step"] for row in history(path)] == list(range(13))
 
 
+def test_a_skipped_update_leaves_a_gap(run_dir: RunDir) -> None:
+    troubles: list[str] = []
+    wandb_writer = writer(run_dir, troubles)
+    for step, loss in ((1, 2.5), (2, None), (3, 2.25)):
+        wandb_writer.train(train_record(step, loss=loss))
+    wandb_writer.close()
+    (path,) = files(run_dir)
+    rows = history(path)
+    assert [row.get("train/loss") for row in rows] == [2.5, None, 2.25]
+    assert "train/loss" not in rows[1]
+    assert not troubles
+
+
 def test_our_step_is_the_axis_of_every_metric(run_dir: RunDir) -> None:
     train(run_dir, 0, 1)
     metrics = [entry.metric for entry in entries(files(run_dir)[0]) if entry.HasField("metric")]
