@@ -100,6 +100,19 @@ DEEPSPEED_CASES = [
         edited('"auto"}', "true}", DEEPSPEED),
     ),
     Case(
+        "NaN unchecked in bf16",
+        (
+            "ds.json:2: bf16.check_grad_overflow: got false, but the training loop relies on true.",
+            "Remove it.",
+        ),
+        deepspeed=edited('"auto"}', '"auto", "check_grad_overflow": false}', DEEPSPEED),
+    ),
+    Case(
+        "no gradient norm",
+        ("zero_optimization.compute_grad_norm: got false, but the training loop relies on true.",),
+        deepspeed=zero('"stage": 2, "compute_grad_norm": false'),
+    ),
+    Case(
         "clip is text",
         ('gradient_clipping: got "one" (text), need a number >= 0',),
         deepspeed=top('"gradient_clipping": "one",'),

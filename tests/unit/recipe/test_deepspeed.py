@@ -45,6 +45,8 @@ def test_deepspeed_reads_what_the_recipe_says(name: str, dtype: str, resolved: R
     assert config.float16_config.enabled == (dtype == "float16")
     stage = 2 if name == "qlora" else int(name.removeprefix("zero")[0])
     assert config.zero_optimization_stage == run.zero_stage == stage
+    assert config.bfloat16_config.check_grad_overflow is True
+    assert config.zero_config.compute_grad_norm is True
     assert config.zero_allow_untested_optimizer is True
     assert config.zero_force_ds_cpu_optimizer is False
     assert config.optimizer_name is None
