@@ -20,7 +20,7 @@ class EvaluationPoint:
     monitored: float
     validation_loss: float
     train_loss: float
-    """Mean training loss per target since the evaluation before."""
+    """Mean training loss per target since the evaluation before; NaN if all was skipped."""
 
 
 @dataclass
@@ -58,7 +58,10 @@ def observe(
     state: StopState, point: EvaluationPoint, monitor: str, stopping: EarlyStoppingSection | None
 ) -> bool:
     """Add one evaluation to the state; return whether it is the best so far."""
-    better = improved(state, monitor, point.monitored, stopping.min_delta if stopping else 0.0)
+    # Predictions that are not numbers have an accuracy all the same: of whatever argmax gives.
+    better = math.isfinite(point.validation_loss) and improved(
+        state, monitor, point.monitored, stopping.min_delta if stopping else 0.0
+    )
     if better:
         state.best_step, state.best_value = point.step, point.monitored
         state.without_improvement = 0
@@ -89,8 +92,9 @@ def overfitting_since(history: list[EvaluationPoint], patience: int) -> int | No
 
     Overfitting: over the last `patience` evaluations validation loss rose while training loss fell,
     and validation loss has not been as low as before the window since. It began where validation
-    loss was lowest.
+    loss was lowest. Evaluations whose loss is not finite tell nothing here.
     """
+    history = [point for point in history if math.isfinite(point.validation_loss)]
     if len(history) <= patience:
         return None
     before, window = history[-1 - patience], history[-patience:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from launcher.data.sampler import evaluation_batches
@@ -35,4 +37,7 @@ def evaluate(session: Session) -> dict[str, float] | None:
         total = statistics if total is None else total + statistics
     assert total is not None, "a prepared validation set has rows"
     metrics = session.task.summarise(sum_over_ranks(total, session.device))
+    if not math.isfinite(metrics["loss"]):
+        # Where the predictions are not numbers, what was counted of them says nothing.
+        metrics = {k: v if k in ("loss", "tokens") else math.nan for k, v in metrics.items()}
     return {f"validation/{name}": value for name, value in metrics.items()}

@@ -79,6 +79,11 @@ class GradientAudit:
             self.close()
         return missing
 
+    def discard(self) -> None:
+        """Forget the step just taken: its update was skipped, and another is judged instead."""
+        self._nonzero.zero_()
+        self._nonfinite.zero_()
+
     def _select(self, mask: Tensor) -> list[str]:
         return [name for name, chosen in zip(self._names, mask.tolist(), strict=True) if chosen]
 

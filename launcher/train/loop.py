@@ -18,8 +18,9 @@ from launcher.train.schedule import learning_rate_at
 from launcher.train.session import Session
 from launcher.train.step import train_step
 from launcher.train.stopping import StopAgreed, agree_to_stop
+from launcher.train.straggler import Stragglers
 from launcher.train.timings import Timings
-from launcher.train.watch_step import record_step, watch_step
+from launcher.train.watch_step import record_step, watch_evaluation, watch_step
 
 
 def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
@@ -52,7 +53,7 @@ def run_steps(
     started, earlier = time.monotonic(), progress.seconds
     if progress.evaluated_step < 0:
         evaluate_and_record(session, progress)
-    throughput = Throughput()
+    throughput, stragglers = Throughput(), Stragglers(session)
     while True:
         with throughput.paused():
             close_step(session, progress, saver)
@@ -78,6 +79,7 @@ def run_steps(
             window.consumed_samples, result.num_tokens, result.loss_sum, result.num_targets
         )
         watch_step(session, progress, result, audit)
+        stragglers.after_step(progress.step, result.work)
         throughput.step(result.num_tokens)
         if progress.step % session.recipe.logging.every_steps == 0:
             record_step(session, progress, result, learning_rate, throughput)
@@ -122,8 +124,9 @@ def evaluate_and_record(session: Session, progress: Progress) -> None:
         return
     metrics = values_of_main(metrics, session.device)
     session.recorder.evaluation(EvaluationRecord(progress.step, metrics))
+    watch_evaluation(session, progress.step, metrics)
     train_loss = progress.take_train_loss()
-    if train_loss is None:  # the untrained model: a base line, never the best
+    if progress.step == 0:  # the untrained model: a base line, never the best
         progress.first_evaluation = progress.last_evaluation = metrics
         return
     was_overfitting = progress.stop.overfitting_since is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ class Progress:
     seconds: float = 0.0
     """Wall-clock time of training over all attempts."""
     skipped_steps: int = 0
-    """Updates that the engine skipped because a gradient overflowed."""
+    """Updates skipped because a loss or gradient was not finite."""
     skipped_in_a_row: int = 0
     stop: StopState = field(default_factory=StopState)
     first_evaluation: dict[str, float] | None = None
@@ -48,9 +49,9 @@ class Progress:
         self.skipped_steps += int(skipped)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 
-    def take_train_loss(self) -> float | None:
-        """Return the mean training loss since the last call; None before the first step."""
-        mean = self.loss_sum / self.loss_targets if self.loss_targets else None
+    def take_train_loss(self) -> float:
+        """Return the mean training loss since the last call; NaN without an update since."""
+        mean = self.loss_sum / self.loss_targets if self.loss_targets else math.nan
         self.loss_sum, self.loss_targets = 0.0, 0
         return mean
 

@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from launcher.data.sampler import Window, micro_batches
-from launcher.errors import TrainingError
+from launcher.errors import NonFiniteError
 from launcher.train.agree import sum_over_ranks
 from launcher.train.engine import gradient_norm
+from launcher.train.local_work import LocalWork, WorkTimer
+from launcher.train.non_finite import NonFinite, NumberWatch
 from launcher.train.session import Session
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step gave, equal on all ranks."""
+    """What one optimizer step gave; equal on all ranks, but for `work`."""
 
     loss_sum: float
-    """Sum of the losses of all targets of the window."""
+    """Sum of the losses of all targets of the window; 0 where the update was skipped."""
     num_targets: int
+    """Targets behind `loss_sum`; 0 where the update was skipped."""
     num_tokens: int
     """Real tokens of the window, without padding."""
-    grad_norm: float
-    skipped: bool
-    """True when the engine left the weights alone because a gradient overflowed."""
+    grad_norm: float | None
+    """Before clipping; None where the update was skipped."""
+    non_finite: NonFinite | None
+    """Why the weights were left as they were; None where they were updated."""
+    work: LocalWork
+    """What this rank did by itself."""
 
     @property
-    def loss(self) -> float:
-        """Loss per target."""
-        return self.loss_sum / self.num_targets
+    def loss(self) -> float | None:
+        """Loss per target; None where the update was skipped."""
+        return self.loss_sum / self.num_targets if self.num_targets else None
+
+    @property
+    def skipped(self) -> bool:
+        """True where the engine left weights and optimizer alone."""
+        return self.non_finite is not None
 
 
 def train_step(session: Session, window: Window) -> StepResult:
@@ -43,11 +58,14 @@ def train_step(session: Session, window: Window) -> StepResult:
     targets is known from the prepared data, without communication, and is right for a short last
     window too.
 
+    A loss or gradient that is not finite on any rank skips the update on all.
+
     Raises:
-        TrainingError: the loss is not finite; the weights are as they were before the step.
+        NonFiniteError: the engine updated the weights in spite of it.
     """
     engine, train, world = session.engine, session.prepared.train, session.world
     num_targets = int(train.num_targets[window.sample_ids].sum())
+    num_tokens = int(train.lengths[window.sample_ids].sum())
     scale = world.world_size / num_targets
     engine.train()  # a model is loaded in eval mode, and evaluation leaves it so
     seed_step(session.recipe.run.seed, window.step, world.rank)
@@ -56,35 +74,58 @@ def train_step(session: Session, window: Window) -> StepResult:
     batches = micro_batches(
         window.sample_ids, session.recipe.train.micro_batch_size, world.rank, world.world_size
     )
-    for micro_step, ids in enumerate(batches):
-        last = micro_step == len(batches) - 1
-        engine.set_gradient_accumulation_boundary(last)
-        batch = session.batch(train, ids)
-        output = session.task.forward(engine, batch)
-        engine.backward(output.loss_sum * scale, scale_wrt_gas=False)
-        loss_sum += output.loss_sum.detach()
-        if not last:
-            engine.step()
-    loss = sum_over_ranks(loss_sum, session.device).item()
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"step {window.step + 1}: the loss is {loss}; the weights are still those of step"
-            f" {window.step}. Rows of this step: {window.sample_ids.tolist()}. Look at them, lower"
-            " train.learning_rate, or use model.dtype: bfloat16 instead of float16."
-        )
+    timer = WorkTimer(session.device, times_forward=session.resolved.zero_stage < 3)
+    with NumberWatch(engine.module, len(batches), session.device) as numbers:
+        for micro_step, ids in enumerate(batches):
+            session.heartbeat.at("train", step=window.step + 1, micro_step=micro_step)
+            last = micro_step == len(batches) - 1
+            engine.set_gradient_accumulation_boundary(last)
+            with timer.collation():
+                rows = session.collate(train, ids)
+            batch = session.to_device(rows)
+            with timer.forward(rows["input_ids"].numel()):
+                output = session.task.forward(engine, batch)
+            loss = numbers.loss(micro_step, output.loss_sum)
+            engine.backward(loss * scale, scale_wrt_gas=False)
+            loss_sum += output.loss_sum.detach()
+            if not last:
+                engine.step()
+    total = sum_over_ranks(loss_sum, session.device).item()
     grad_norm, skipped = _update(session)
-    num_tokens = int(train.lengths[window.sample_ids].sum())
-    return StepResult(loss, num_targets, num_tokens, grad_norm, skipped)
+    work = timer.result()
+    if skipped:
+        found = numbers.find(session, window, total)
+        return StepResult(0.0, 0, num_tokens, None, found, work)
+    if not (math.isfinite(total) and math.isfinite(grad_norm)):
+        raise NonFiniteError(
+            f"step {window.step + 1}: the loss is {total} and the gradient norm {grad_norm}, and"
+            " the engine updated the weights all the same. The newest checkpoint is from before;"
+            f" rows of this step: {window.sample_ids.tolist()}."
+        )
+    return StepResult(total, num_targets, num_tokens, grad_norm, None, work)
 
 
 def _update(session: Session) -> tuple[float, bool]:
-    """Step the engine; return the gradient norm before clipping and whether it skipped."""
+    """Step the engine; return the gradient norm before clipping and whether it was skipped."""
     engine = session.engine
     own_norm = _plain_gradient_norm(session)
     skipped_before = engine.skipped_steps
-    engine.step()
+    if own_norm is not None and not math.isfinite(own_norm):
+        _skip_plain_step(engine)
+    else:
+        engine.step()
     norm = own_norm if own_norm is not None else gradient_norm(engine)
     return norm, engine.skipped_steps > skipped_before
+
+
+def _skip_plain_step(engine: DeepSpeedEngine) -> None:
+    """Skip an update where DeepSpeed has no wrapper that would (stage 0 in float32)."""
+    engine.zero_grad()
+    engine.set_gradient_accumulation_boundary(False)
+    engine.step()  # counts the micro-batch and leaves the rest alone
+    engine.global_steps += 1
+    engine.global_samples += engine.train_batch_size()
+    engine.skipped_steps += 1
 
 
 def _plain_gradient_norm(session: Session) -> float | None:

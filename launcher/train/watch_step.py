@@ -3,48 +3,110 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
-from launcher.errors import TrainingError
+from launcher.errors import NonFiniteError
 from launcher.metrics.record import TrainRecord
 from launcher.metrics.throughput import Throughput, peak_memory_bytes
 from launcher.train.gradient_audit import GradientAudit
+from launcher.train.non_finite import NonFinite
 from launcher.train.progress import Progress
 from launcher.train.session import Session
 from launcher.train.step import StepResult
 
-MAX_SKIPPED_IN_A_ROW = 20
+MOST_IDS = 64
+"""Sample ids that a message names; the event has all of them."""
 
 
 def watch_step(
     session: Session, progress: Progress, result: StepResult, audit: GradientAudit
 ) -> None:
-    """Let no silent wrong pass: missing gradients, skipped updates, a norm that is not finite.
+    """Let no silent wrong pass: missing gradients, and updates skipped for a bad number.
 
     Raises:
-        TrainingError: training can't be going on as asked.
+        NonFiniteError: the recipe says to stop at such a number, or there were too many in a row.
+        TrainingError: a tensor that should be trained got no gradient.
     """
-    if audit.active:
+    progress.count_skip(result.skipped)
+    if result.non_finite is not None:
+        audit.discard()
+        _judge_skip(session, progress, result.non_finite)
+    elif audit.active:
         strict = session.recipe.train.zero_gradients == "error"
         missing = audit.judge(progress.step, session.device, strict=strict)
         if missing:
             session.recorder.event(
                 "warning", step=progress.step, message="no gradient", tensors=missing
             )
-    progress.count_skip(result.skipped)
-    if result.skipped:
+
+
+def _judge_skip(session: Session, progress: Progress, found: NonFinite) -> None:
+    """Say why the update was skipped, and stop where the recipe has it so."""
+    train, in_a_row = session.recipe.train, progress.skipped_in_a_row
+    what = describe(found)
+    session.recorder.event(
+        "warning",
+        step=progress.step,
+        message=f"update skipped: {what}",
+        cause=found.cause,
+        in_a_row=in_a_row,
+        sample_ids=found.sample_ids,
+        seen_by={str(rank): ids for rank, ids in found.seen.items()},
+    )
+    too_many = in_a_row > train.max_skipped_steps
+    if not too_many and (train.non_finite == "skip" or _lowers_loss_scale(session, found)):
+        return
+    ids = f"sample ids of the step: {some(found.sample_ids)}."
+    if too_many:
+        raise NonFiniteError(
+            f"step {progress.step}: {what}; {ids} This is skipped update {in_a_row} in a row, and"
+            f" train.max_skipped_steps is {train.max_skipped_steps}: nothing is being learned."
+            f" {_cure(session)}"
+        )
+    raise NonFiniteError(
+        f"step {progress.step}: {what}; {ids} No update was made: weights and newest checkpoint are"
+        f" from before this step. {_cure(session)} With train.non_finite: skip such a step is"
+        " skipped and the run goes on."
+    )
+
+
+def _lowers_loss_scale(session: Session, found: NonFinite) -> bool:
+    """Return whether this is how a dynamic loss scale finds the largest that fits."""
+    is_float16 = session.recipe.model.dtype == "float16"
+    return is_float16 and found.cause == "gradient" and session.engine.dynamic_loss_scale()
+
+
+def _cure(session: Session) -> str:
+    other = ", or use model.dtype: bfloat16" if session.recipe.model.dtype == "float16" else ""
+    return f"Look at these rows, lower train.learning_rate{other}."
+
+
+def watch_evaluation(session: Session, step: int, metrics: Mapping[str, float]) -> None:
+    """Say that an evaluation gave no number; it is never the best."""
+    loss = metrics["validation/loss"]
+    if not math.isfinite(loss):
         session.recorder.event(
-            "warning", step=progress.step, message="update skipped: a gradient overflowed"
+            "warning",
+            step=step,
+            message=f"validation/loss is {loss}: the model's predictions are not finite. Such an"
+            " evaluation is never the best.",
         )
-    elif not math.isfinite(result.grad_norm):
-        raise TrainingError(
-            f"step {progress.step}: the gradient norm is {result.grad_norm}. Look at the rows of"
-            " this step, or lower train.learning_rate."
-        )
-    if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise TrainingError(
-            f"step {progress.step}: the last {MAX_SKIPPED_IN_A_ROW} updates were skipped because"
-            " gradients overflowed; nothing is being learned. Use model.dtype: bfloat16."
-        )
+
+
+def describe(found: NonFinite) -> str:
+    """Say what was not finite, and where it was seen."""
+    what = f"the loss is {found.loss}" if found.cause == "loss" else "the gradient is not finite"
+    if not found.seen:
+        return f"{what} (on no single rank)"
+    ranks = [f"rank {rank} (sample ids {some(ids)})" for rank, ids in found.seen.items()]
+    more = f" and {len(ranks) - 4} other ranks" if len(ranks) > 4 else ""
+    return f"{what} on {', '.join(ranks[:4])}{more}"
+
+
+def some(ids: Sequence[int]) -> str:
+    """Return ids as a list, the first ones of a long one."""
+    more = f" and {len(ids) - MOST_IDS} more (all in events.jsonl)" if len(ids) > MOST_IDS else ""
+    return f"{list(ids[:MOST_IDS])}{more}"
 
 
 def record_step(

@@ -1,96 +1,204 @@
-"""Numbers gone bad are never silent: skipped updates are counted, a bad loss stops all ranks."""
+"""Numbers gone bad are never silent: all ranks skip or stop, and say where it was."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from launcher.world import World
+from launcher.checkpoint.store import newest_verified
+from tests.support.bad_numbers import Kind, Poison
 from tests.support.ranks import RanksFailed
-from tests.support.training import base_recipe, events, records, run_folder, train
+from tests.support.training import base_recipe, copy_model, events, records, run_folder, train
+
+SIZES = {"global_batch_size": 8, "micro_batch_size": 2, "max_steps": 8}
+POISON: dict[int, Kind] = {3: "nan loss", 4: "infinite gradient", 6: "infinite loss"}
+HUGE: dict[int, Kind] = {5: "huge loss"}
+STAGES = ("zero0", "zero1", "zero2", "zero3")
+ALL = [
+    *((stage, dtype, "full") for stage in STAGES for dtype in ("float32", "bfloat16")),
+    ("zero2", "float32", "lora"),
+    ("zero3", "bfloat16", "lora"),
+    ("zero3_offload", "float32", "full"),
+]
 
 
-def _recipe(folder: Path, model: Path, topics: Path, /, **sections: Any) -> dict[str, Any]:
-    return base_recipe(folder, model, "sequence-classification", topics / "train.jsonl", **sections)
+@pytest.fixture(scope="module")
+def small_model(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM cut down to its first layer."""
+    return copy_model(minilm_dir, tmp_path_factory.mktemp("model") / "minilm", num_hidden_layers=1)
 
 
-def _multiply_loss_of_rank_one(factor: float, step: int) -> None:
-    from launcher.train import step as step_module
-
-    train_step, current = step_module.seed_step, []
-
-    def remember_step(seed: int, number: int, rank: int) -> None:
-        current[:] = [number]
-        train_step(seed, number, rank)
-
-    step_module.seed_step = remember_step
-    if World.from_environment().rank != 1:
-        return
-    from launcher.tasks.sequence_classification import SequenceClassification
-
-    forward = SequenceClassification.forward
-
-    def spoiled(self: Any, model: Any, batch: Any) -> Any:
-        output = forward(self, model, batch)
-        if current == [step] and torch.is_grad_enabled():
-            object.__setattr__(output, "loss_sum", output.loss_sum * factor)
-        return output
-
-    SequenceClassification.forward = spoiled
+def _recipe(
+    folder: Path, model: Path, topics: Path, case: tuple[str, str, str], /, **train_keys: Any
+) -> dict[str, Any]:
+    stage, dtype, method = case
+    return base_recipe(
+        folder,
+        model,
+        "sequence-classification",
+        topics / "train.jsonl",
+        model={"dtype": dtype},
+        method={"type": method},
+        train=SIZES | train_keys,
+        deepspeed=stage,
+    )
 
 
-def _nan_on_rank_one() -> None:
-    _multiply_loss_of_rank_one(math.nan, step=2)
+def _micro_batch(window: list[int]) -> list[int]:
+    """The second micro-batch of rank 1: of 2 x 2 x 2 samples the last two."""
+    return window[6:8]
 
 
-def _infinite_gradient_on_rank_one() -> None:
-    """The loss stays finite in float32; its gradient in bfloat16 does not."""
-    from launcher.train import loop
-
-    if World.from_environment().rank != 1:
-        return
-    train_step = loop.train_step
-
-    def with_hook(session: Any, window: Any) -> Any:
-        handle = None
-        if window.step == 2:
-            last = [p for p in session.engine.module.parameters() if p.requires_grad][-1]
-            handle = last.register_hook(lambda gradient: gradient * math.inf)
-        result = train_step(session, window)
-        if handle is not None:
-            handle.remove()
-        return result
-
-    loop.train_step = with_hook
-
-
-def test_nan_loss_on_one_rank_stops_all_and_names_step_and_rows(
-    tmp_path: Path, minilm_dir: Path, small_topics: Path
+@pytest.mark.parametrize("case", ALL, ids="-".join)
+def test_a_skipped_step_leaves_no_trace_but_a_warning(
+    case: tuple[str, str, str], tmp_path: Path, small_model: Path, small_topics: Path
 ) -> None:
-    recipe = _recipe(tmp_path, minilm_dir, small_topics)
+    """The run goes on as one that never took those steps does, to the last bit."""
+    runs, columns = {}, {}
+    for name, poison in (
+        ("skipped", Poison(tmp_path / "skipped", POISON | HUGE)),
+        ("not taken", Poison(tmp_path / "not taken", HUGE, leave_out=frozenset(POISON))),
+    ):
+        recipe = _recipe(tmp_path / name, small_model, small_topics, case, non_finite="skip")
+        train(recipe, tmp_path / name, 2, sabotage=poison)
+        runs[name] = recipe, [poison.read(rank) for rank in (0, 1)]
+        columns[name] = [records(run_folder(recipe), key) for key in ("train/loss", "grad_norm")]
+    assert columns["skipped"] == columns["not taken"]
+
+    recipe, noted = runs["skipped"]
+    same = noted[0][8]["after"] == noted[1][8]["after"]
+    assert same == (case[0] == "zero0")  # above, each rank looks at shards of its own
+    for steps in noted:
+        causes = {step: at["cause"] for step, at in steps.items() if at["skipped"]}
+        assert causes == {3: "loss", 4: "gradient", 6: "loss"}
+        for step, at in steps.items():
+            assert (at["before"] == at["after"]) == (step in POISON)
+            if step in POISON:
+                assert at["sample_ids"] == at["window"]
+                assert at["seen"] == {"1": _micro_batch(at["window"])}
+
+    run_dir = run_folder(recipe)
+    losses, norms = columns["skipped"]
+    assert [step for step, loss in losses.items() if loss is None] == list(POISON)
+    assert [step for step, norm in norms.items() if norm is None] == list(POISON)
+    assert all(
+        isinstance(losses[step], float) and math.isfinite(losses[step]) for step in (5, 7, 8)
+    )
+    assert losses[5] > 1e28  # huge is not infinite
+    assert records(run_dir, "skipped_steps")[8] == 3
+    warnings = events(run_dir, "warning")
+    assert [(warning["step"], warning["cause"]) for warning in warnings] == [
+        (3, "loss"),
+        (4, "gradient"),
+        (6, "loss"),
+    ]
+    for warning in warnings:
+        window = noted[0][warning["step"]]["window"]
+        assert warning["sample_ids"] == window
+        assert warning["seen_by"] == {"1": _micro_batch(window)}
+        assert f"on rank 1 (sample ids {_micro_batch(window)})" in warning["message"]
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "what"),
+    [
+        (("zero2", "float32", "full"), "nan loss", "the loss is nan"),
+        (("zero0", "float32", "full"), "infinite gradient", "the gradient is not finite"),
+        (("zero1", "bfloat16", "full"), "infinite gradient", "the gradient is not finite"),
+        (("zero3", "bfloat16", "lora"), "infinite loss", "the loss is inf"),
+    ],
+)
+def test_stop_names_step_rank_and_rows_and_keeps_the_checkpoint_before(
+    case: tuple[str, str, str],
+    kind: Kind,
+    what: str,
+    tmp_path: Path,
+    small_model: Path,
+    small_topics: Path,
+) -> None:
+    recipe = _recipe(tmp_path, small_model, small_topics, case)
+    recipe["checkpoint"] = {"every_steps": 1}
+    poison = Poison(tmp_path / "notes", {3: kind})
     with pytest.raises(RanksFailed) as failure:
-        train(recipe, tmp_path, 2, sabotage=_nan_on_rank_one)
-    assert str(failure.value).count("TrainingError: step 3: the loss is nan") == 2
-    assert "Rows of this step: [" in str(failure.value)
-    losses = records(run_folder(recipe), "train/loss")
-    assert sorted(losses) == [1, 2]  # never recorded as a number
+        train(recipe, tmp_path, 2, sabotage=poison)
+    at = poison.read(0)[3]
+    assert at["before"] == at["after"]
+    assert at["before"] == poison.read(0)[2]["after"]
+    said = (
+        f"NonFiniteError: step 3: {what} on rank 1 (sample ids {_micro_batch(at['window'])});"
+        f" sample ids of the step: {at['window']}. No update was made"
+    )
+    assert str(failure.value).count(said) == 2
+    run_dir = run_folder(recipe)
+    assert sorted(records(run_dir, "train/loss")) == [1, 2]
+    assert newest_verified(run_dir).name == "step-000002"
+    (failed,) = events(run_dir, "failure")
+    assert (failed["error"], "step 3" in failed["message"]) == ("NonFiniteError", True)
 
 
-def test_an_update_skipped_by_the_engine_is_said(
-    tmp_path: Path, minilm_dir: Path, small_topics: Path
+def test_a_gradient_that_is_bad_in_one_tensor_only_is_found_too(
+    tmp_path: Path, small_model: Path, small_topics: Path
+) -> None:
+    """No single rank is named then: before the reduction, one small tensor is all that is seen."""
+    case = ("zero2", "bfloat16", "full")
+    recipe = _recipe(tmp_path, small_model, small_topics, case, non_finite="skip")
+    poison = Poison(tmp_path / "notes", {1: "one infinite tensor", 4: "one infinite tensor"})
+    train(recipe, tmp_path, 2, sabotage=poison)
+    steps = poison.read(1)
+    assert [step for step, at in steps.items() if at["skipped"]] == [1, 4]
+    assert all(steps[step]["before"] == steps[step]["after"] for step in (1, 4))
+    assert [warning["seen_by"] for warning in events(run_folder(recipe), "warning")] == [{}, {}]
+
+
+def test_skipping_is_bounded(tmp_path: Path, small_model: Path, small_topics: Path) -> None:
+    """Two in a row may be skipped; a good step in between starts the count anew."""
+    case = ("zero2", "float32", "full")
+    recipe = _recipe(
+        tmp_path, small_model, small_topics, case, non_finite="skip", max_skipped_steps=2
+    )
+    poison = Poison(tmp_path / "notes", dict.fromkeys((1, 2, 4, 5, 6), "nan loss"))
+    with pytest.raises(RanksFailed) as failure:
+        train(recipe, tmp_path, 2, sabotage=poison)
+    text = str(failure.value)
+    assert text.count("NonFiniteError: step 6: the loss is nan on rank 1") == 2
+    assert "skipped update 3 in a row, and train.max_skipped_steps is 2" in text
+    run_dir = run_folder(recipe)
+    lines = run_dir.metrics.read_text().splitlines()
+    losses = {line["step"]: line["train/loss"] for line in map(json.loads, lines)}
+    assert {step for step, loss in losses.items() if loss is None} == {1, 2, 4, 5}
+    assert [warning["in_a_row"] for warning in events(run_dir, "warning")] == [1, 2, 1, 2, 3]
+
+
+def _engine_that_checks_nothing() -> None:
+    run: Any = importlib.import_module("launcher.train.run")
+    shard = run.shard
+
+    def unchecked(*args: Any) -> Any:
+        engine = shard(*args)
+        engine.optimizer.check_grad_overflow = False
+        return engine
+
+    run.shard = unchecked
+
+
+def test_an_engine_that_updates_all_the_same_is_found_out(
+    tmp_path: Path, small_model: Path, small_topics: Path
 ) -> None:
     recipe = _recipe(
-        tmp_path, minilm_dir, small_topics, model={"dtype": "bfloat16"}, train={"max_steps": 5}
+        tmp_path, small_model, small_topics, ("zero2", "bfloat16", "full"), non_finite="skip"
     )
-    try:
-        train(recipe, tmp_path, 2, sabotage=_infinite_gradient_on_rank_one)
-    except RanksFailed as failure:
-        assert "TrainingError: step 3" in str(failure)  # noqa: PT017 - either is not silent
-        return
-    (warning,) = events(run_folder(recipe), "warning")
-    assert (warning["step"], "skipped" in warning["message"]) == (3, True)
-    assert records(run_folder(recipe), "skipped_steps")[5] == 1
+    poison = Poison(tmp_path / "notes", {3: "nan loss"})
+
+    def sabotage() -> None:
+        poison()
+        _engine_that_checks_nothing()
+
+    with pytest.raises(RanksFailed) as failure:
+        train(recipe, tmp_path, 2, sabotage=sabotage)
+    assert str(failure.value).count("NonFiniteError: step 3: the loss is nan") == 2
+    assert "the engine updated the weights all the same" in str(failure.value)

@@ -8,7 +8,13 @@ import math
 import pytest
 
 from launcher.recipe.schema import EarlyStoppingSection
-from launcher.train.early_stop import EvaluationPoint, StopState, observe, should_stop
+from launcher.train.early_stop import (
+    EvaluationPoint,
+    StopState,
+    observe,
+    overfitting_since,
+    should_stop,
+)
 
 
 def feed(
@@ -51,6 +57,25 @@ def test_patience(
 ) -> None:
     state, stopped = feed(values, patience=patience, min_delta=min_delta)
     assert (stopped, state.best_step) == (stopped_at, best_step)
+
+
+def test_a_metric_of_predictions_that_are_not_numbers_is_never_the_best() -> None:
+    """Argmax of NaN gives a class, and so an accuracy, which can look good."""
+    state = StopState()
+    for step, accuracy, loss in ((1, 0.5, 2.0), (2, 0.9, math.nan), (3, 0.8, math.inf)):
+        point = EvaluationPoint(step, accuracy, loss, train_loss=1.0)
+        assert observe(state, point, "validation/accuracy", None) == (step == 1)
+    assert (state.best_step, state.best_value, state.without_improvement) == (1, 0.5, 2)
+
+
+def test_evaluations_without_a_number_do_not_hide_overfitting() -> None:
+    rising = [(3.0, 4.0), (2.0, 3.0), (2.1, 2.0), (math.nan, math.nan), (2.2, 1.0)]
+    history = [
+        EvaluationPoint(number * 10, loss, loss, train_loss)
+        for number, (loss, train_loss) in enumerate(rising, start=1)
+    ]
+    assert overfitting_since(history, 2) == 20
+    assert overfitting_since(history[:-1], 2) is None
 
 
 def test_accuracy_is_better_when_higher() -> None:
