@@ -91,13 +91,14 @@ def schema() -> None:
 def prepare(
     recipe: RecipePath,
     overrides: Overrides = None,
+    allow_change: AllowChange = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Tokenise the data once, before any rank starts, and report on them."""
     from launcher.cluster.local import prepare_data
     from launcher.recipe.consent import Consent
 
-    consent = Consent(trust_remote_code=trust_remote_code)
+    consent = Consent(tuple(allow_change or ()), trust_remote_code=trust_remote_code)
     raise typer.Exit(prepare_data(recipe, overrides or (), consent))
 
 

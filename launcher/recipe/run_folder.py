@@ -81,7 +81,7 @@ def stored_recipe(run_dir: RunDir) -> Recipe | None:
 def _unusable(launch: Launch) -> Iterator[Problem]:
     run_dir, place = launch.run_dir, launch.place
     yield from not_writable(run_dir.root, place("run.dir"))
-    if launch.fresh or not run_dir.root.is_dir() or not any(run_dir.root.iterdir()):
+    if launch.fresh or not run_dir.root.is_dir() or _is_empty(run_dir):
         return
     if not run_dir.resolved.is_file():
         message = f"{run_dir.root} is not empty and is not a run of the launcher."
@@ -92,6 +92,12 @@ def _unusable(launch: Launch) -> Iterator[Problem]:
         yield Problem(place("run.name"), "run.name", message, "Choose another run.name.")
     elif not launch.consent.trust_checkpoint:
         yield from of_another_user(run_dir, place("run.name"))
+
+
+def _is_empty(run_dir: RunDir) -> bool:
+    """Tell whether nothing is there but what a launch leaves that is killed in its first moment."""
+    first = (run_dir.lock.name, f".{run_dir.lock.name}.", f".{run_dir.resolved.name}.")
+    return all(path.name.startswith(first) for path in run_dir.root.iterdir())
 
 
 def _refused(launch: Launch, before: Recipe, changes: Sequence[Change]) -> Iterator[Finding]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from launcher.checkpoint.manifest import Manifest, read_manifest
+from launcher.checkpoint.store import committed
 from launcher.data.rows import Part
 from launcher.errors import InputError, Problem
 from launcher.model.fingerprint import model_fingerprint
 from launcher.recipe.changes import covers
 from launcher.recipe.schema import ModelSection
+from launcher.run_dir import RunDir
 
 DATA, TOKENS, MODEL = "data/", "tokens/", "model/"
 _ALLOWED_BY = {DATA: "data.train data.validation", MODEL: "model.path"}
@@ -79,6 +82,32 @@ def compare_inputs(
     ]
     if refused:
         raise InputError([_problem(change) for change in refused])
+
+
+def compare_with_checkpoint(
+    run_dir: RunDir, now: Mapping[str, str], allowed: Sequence[str]
+) -> None:
+    """Compare with the newest checkpoint before any rank starts: a refusal then costs no ranks.
+
+    Files of the checkpoint are not verified here; whatever the ranks resume from is compared again.
+    """
+    for folder in reversed(committed(run_dir)):
+        try:
+            saved = read_manifest(folder).inputs
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        compare_inputs(saved, now, allowed)
+        return
+
+
+def changes_since(manifest: Manifest, now: Mapping[str, str], recipe_digest: str) -> list[str]:
+    """Return what a run that goes on has to say of itself: what is not as in its checkpoint."""
+    changes = [
+        f"{change}: allowed by --allow-change" for change in changed_inputs(manifest.inputs, now)
+    ]
+    if manifest.recipe_digest != recipe_digest:
+        changes.append("the recipe is not that of the checkpoint; changes.jsonl says what changed")
+    return changes
 
 
 def _is_allowed(kind: str, allowed: Sequence[str]) -> bool:

@@ -27,9 +27,10 @@ from launcher.model.folder import model_folder
 from launcher.model.remote_code import fetch_code
 from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import resolve
+from launcher.recipe.run_settings import run_folder
 from launcher.recipe.schema import Recipe
 from launcher.tasks.registry import task_for
-from launcher.train.inputs import collect_inputs
+from launcher.train.inputs import collect_inputs, compare_with_checkpoint
 
 Parts = dict[Split, list[Part]]
 
@@ -197,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         resolved = resolve(parsed.recipe, parsed.overrides, consent=Consent.of(parsed))
         prepared = prepare(resolved.recipe)
+        compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)
     except LauncherError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -15,6 +15,7 @@ from launcher.recipe.steps import plan_steps
 from launcher.run_dir import RunDir
 from launcher.tasks.registry import task_for
 from launcher.train.folder import wandb_run_id
+from launcher.train.inputs import changes_since
 from launcher.train.prepare import Prepared
 from launcher.train.resume import ResumePoint
 from launcher.train.session import Session
@@ -96,3 +97,6 @@ def announce(session: Session, loaded: LoadedModel, checkpoint: ResumePoint) -> 
         recorder.event("warning", message=f"checkpoint {bad.folder.name} {bad.reason}")
     if checkpoint.manifest is not None:
         recorder.event("resume", **checkpoint.describe(session.resolved, session.world))
+        now, digest = session.prepared.inputs, session.resolved.digest
+        for change in changes_since(checkpoint.manifest, now, digest):
+            recorder.event("warning", message=change)

@@ -86,8 +86,16 @@ def test_the_digest_is_of_the_run_and_not_of_its_carrier(resolved: Resolve) -> N
 
 
 def test_an_empty_folder_is_a_new_run(resolved: Resolve, tmp_path: Path) -> None:
-    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
     assert resolved().recipe.run.name == "demo"
+    # and so is one whose launch was killed before it had written the recipe
+    (folder / "lock.json").touch()
+    (folder / ".resolved.yaml.4711").touch()
+    assert resolved().recipe.run.name == "demo"
+    (folder / "notes").touch()
+    with pytest.raises(InputError, match="is not empty and is not a run"):
+        resolved()
 
 
 def test_rules_that_read_a_broken_value_are_silent_and_others_speak(resolved: Resolve) -> None:
