@@ -126,6 +126,14 @@ def run(
 
 
 @app.command()
+def stop(run_folder: RunFolder) -> None:
+    """Ask a running launch to stop cleanly: it saves, exits 75, and the same command resumes it."""
+    from launcher.cluster.stop import ask_to_stop
+
+    typer.echo(ask_to_stop(run_folder))
+
+
+@app.command()
 def export(
     run_folder: RunFolder,
     weights: Annotated[

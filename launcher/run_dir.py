@@ -44,6 +44,11 @@ class LogDir:
         return self.root / f"stacks-rank-{rank}.txt"
 
     @property
+    def all_stacks(self) -> list[Path]:
+        """The stacks files that there are."""
+        return sorted(self.root.glob("stacks-rank-*.txt"))
+
+    @property
     def stopped(self) -> Path:
         """JSON of a clean stop: step and reason."""
         return self.root / "stopped.json"

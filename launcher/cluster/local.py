@@ -1,36 +1,45 @@
-"""This machine: starts `accelerate launch` and turns its end into one summary or one root cause."""
+"""This machine: prepares, starts the ranks, watches them, starts them again where that helps."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ruamel.yaml import YAML
-
+from launcher.cluster.agent import (
+    environment_for,
+    start_agent,
+    start_tied,
+    write_accelerate_config,
+)
 from launcher.cluster.devices import require_this_machine, visible_gpus
-from launcher.cluster.outcome import explain_failure, print_summary, print_warnings
+from launcher.cluster.outcome import (
+    clean_stop,
+    find_cause,
+    print_stop,
+    print_summary,
+    print_warnings,
+    say,
+)
+from launcher.cluster.restarts import Restarts
+from launcher.cluster.signals import StopSignals
+from launcher.cluster.supervise import supervise
+from launcher.lock import hold
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
-from launcher.run_dir import LogDir, RunDir
-from launcher.world import LOGS_VARIABLE
-
-BIN = Path(sys.executable).parent
+from launcher.run_dir import RunDir
 
 
 def prepare_data(recipe: Path, overrides: Sequence[str], consent: Consent = NO_CONSENT) -> int:
     """Tokenise the data of a recipe in a process of its own; return its exit code."""
     resolve(recipe, overrides, consent=consent)
-    command = [sys.executable, "-m", "launcher.train.prepare", str(recipe), *consent.options()]
-    return subprocess.run(command + _as_options(overrides), env=_environment(1)).returncode
+    command = _prepare_command(recipe, consent) + _as_options(overrides)
+    return subprocess.run(command, env=environment_for(1)).returncode
 
 
 def export_run(
@@ -47,7 +56,7 @@ def export_run(
     command += ["--merge"] if merge else []
     command += ["--out", str(out)] if out else []
     command += consent.options()
-    return subprocess.run(command, env=_environment(1)).returncode
+    return subprocess.run(command, env=environment_for(1)).returncode
 
 
 def run_local(
@@ -64,7 +73,7 @@ def run_local(
     `rules` are checked together with the recipe's own.
 
     Raises:
-        InputError: the recipe can't be run on this machine.
+        InputError: the recipe can't be run on this machine, or another launch holds its folder.
     """
     num_gpus = visible_gpus()
     resolved = resolve(
@@ -84,16 +93,64 @@ def run_local(
     if run_dir.summary.exists():
         print_summary(run_dir, already=True)
         return 0
-    print_warnings(resolved)
-    logs = _open_logs(resolved, run_dir)
-    prepared = prepare_data(run_dir.resolved, (), consent)
-    if prepared:
-        return prepared
-    code = _launch(resolved, run_dir, logs)
-    if code == 0:
-        print_summary(run_dir)
-        return 0
-    return explain_failure(logs, code)
+    limit = resolved.recipe.run.max_hours
+    deadline = None if limit is None else time.monotonic() + 3600 * limit
+    with hold(run_dir.lock, "launcher run"), StopSignals() as signals:
+        run_dir.stop_request.unlink(missing_ok=True)
+        print_warnings(resolved)
+        write_settings(resolved, run_dir)
+        write_accelerate_config(resolved, run_dir)
+        prepared = _prepare(run_dir, consent, signals)
+        if signals.asked is not None:
+            return print_stop(run_dir, {"step": 0, "reason": signals.asked.name})
+        return prepared or _carry(resolved, run_dir, signals, deadline)
+
+
+def _carry(
+    resolved: ResolvedRun, run_dir: RunDir, signals: StopSignals, deadline: float | None
+) -> int:
+    """Start the ranks, again and again where a restart is allowed and brings the run forward."""
+    settings = resolved.recipe.run
+    restarts = Restarts(run_dir, settings.max_restarts, deadline)
+    while True:
+        logs = run_dir.logs(1 + len(run_dir.launches))
+        logs.root.mkdir(parents=True)
+        agent = start_agent(resolved, run_dir, logs, deadline)
+        ending = supervise(agent, logs, resolved.world_size, settings.timeout_seconds, signals)
+        if ending.code == 0 and run_dir.summary.exists():
+            print_summary(run_dir)
+            return 0
+        stopped = clean_stop(ending, logs)
+        if stopped is not None:
+            return print_stop(run_dir, stopped)
+        cause = find_cause(ending, logs)
+        say(cause.text)
+        if signals.asked is not None or run_dir.stop_request.exists():
+            return cause.exit_code
+        why_not = restarts.why_not(cause, ending.step)
+        if why_not is not None:
+            if why_not:
+                say(why_not)
+            return cause.exit_code
+        say(f"restart {restarts.done} of {restarts.most} from step-{restarts.newest:06d}.")
+
+
+def _prepare(run_dir: RunDir, consent: Consent, signals: StopSignals) -> int:
+    """Tokenise the data in a process that a stop signal ends: what it has done is kept."""
+    process = start_tied(_prepare_command(run_dir.resolved, consent), environment_for(1))
+    while process.poll() is None:
+        if signals.asked is not None:
+            process.terminate()
+        time.sleep(0.05)
+    return process.returncode
+
+
+def _prepare_command(recipe: Path, consent: Consent) -> list[str]:
+    return [sys.executable, "-m", "launcher.train.prepare", str(recipe), *consent.options()]
+
+
+def _as_options(overrides: Sequence[str]) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
 
 
 def _free_name(resolved: ResolvedRun) -> str:
@@ -101,79 +158,3 @@ def _free_name(resolved: ResolvedRun) -> str:
     run = resolved.recipe.run
     names = itertools.chain([run.name], (f"{run.name}-{number}" for number in itertools.count(2)))
     return next(name for name in names if not (Path(run.dir) / name).exists())
-
-
-def _open_logs(resolved: ResolvedRun, run_dir: RunDir) -> LogDir:
-    """Write what the ranks and the agent read; return this launch's new log folder."""
-    write_settings(resolved, run_dir)
-    with run_dir.accelerate.open("w") as file:
-        YAML().dump(accelerate_config(resolved, run_dir), file)
-    logs = run_dir.logs(1 + len(run_dir.launches))
-    logs.root.mkdir(parents=True)
-    return logs
-
-
-def accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> dict[str, Any]:
-    """Return the derived `accelerate launch` config: the user's own defaults play no part."""
-    return {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {
-            "deepspeed_config_file": str(run_dir.ds_config),
-            "zero3_init_flag": resolved.zero_stage == 3,
-        },
-        "num_processes": resolved.world_size,
-        "num_machines": 1,
-        "machine_rank": 0,
-        "main_training_function": "main",
-        "use_cpu": False,
-    }
-
-
-def _launch(resolved: ResolvedRun, run_dir: RunDir, logs: LogDir) -> int:
-    """Run `accelerate launch` to its end; its own messages go to launch.log."""
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(run_dir.accelerate)]
-    command += ["--main_process_port", str(_free_port())]
-    command += ["-m", "launcher.train", str(run_dir.resolved), *resolved.consent.options()]
-    environment = _environment(resolved.world_size) | {LOGS_VARIABLE: str(logs.root)}
-    with logs.launch.open("w") as log:
-        process = subprocess.Popen(command, env=environment, stderr=log)
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            return _wait(process)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the agent; Ctrl-C reaches it from the terminal, so it is only waited for."""
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
-
-
-def _environment(world_size: int) -> dict[str, str]:
-    """Return this environment with what DeepSpeed and torch need of it."""
-    environment = dict(os.environ)
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # DeepSpeed compiles with the ninja it finds: this installation's, also without an activated
-    # environment. Another version would compile everything anew.
-    environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
-    if not visible_gpus():
-        environment["DS_ACCELERATOR"] = "cpu"
-        threads = max(1, len(os.sched_getaffinity(0)) // world_size)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    return environment
-
-
-def _as_options(overrides: Sequence[str]) -> list[str]:
-    return [part for override in overrides for part in ("--set", override)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,25 +1,47 @@
-"""What a launch came to, read from its files: one summary, or one root cause."""
+"""What a launch came to, in a few lines: one summary, one clean stop, or one root cause."""
 
 from __future__ import annotations
 
 import json
-import re
 import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from launcher.errors import EXIT_FAILED
+from launcher.cluster.agent_log import ended_pids
+from launcher.cluster.oom import MemoryGroup
+from launcher.cluster.ranks import Rank
+from launcher.cluster.supervise import Ending
+from launcher.cluster.watchdog import Hang
+from launcher.errors import EXIT_FAILED, EXIT_STOPPED
+from launcher.files import read_object
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 
-# One rank in the elastic agent's last table, if a signal ended it:
-# https://docs.pytorch.org/docs/stable/elastic/errors.html
-ENDED_BY_SIGNAL = re.compile(
-    r"^  rank\s*:\s*(\d+) \(local_rank: \d+\)\n^  exitcode\s*:\s*-(\d+)", re.MULTILINE
+RESUME = "The same command resumes the run."
+CONSEQUENCES = ("lost peer", "timeout")
+"""Classes of failures that follow from another rank's: never the cause where there is another."""
+GPU_MEMORY_CURE = (
+    "Lower train.micro_batch_size, set model.gradient_checkpointing: true, or use a DeepSpeed"
+    " config with a higher ZeRO stage or offload_optimizer."
 )
-LOST_PEER = re.compile(r"gloo|nccl|TCPStore|connection (closed|reset|refused)", re.IGNORECASE)
-"""What a rank says when another one is gone: a consequence, never the cause."""
+HOST_MEMORY_CURE = (
+    "Lower train.micro_batch_size, set model.gradient_checkpointing: true, use a DeepSpeed"
+    " config with a higher ZeRO stage or without offload, or start fewer ranks on a node."
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt failed."""
+
+    text: str
+    exit_code: int = EXIT_FAILED
+    can_restart: bool = True
+    """False for what the same attempt would meet again: bad input, numbers gone bad."""
 
 
 def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
@@ -43,48 +65,159 @@ def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
 def print_warnings(resolved: ResolvedRun) -> None:
     """Print what is allowed and yet looks like a mistake."""
     for warning in resolved.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
-def explain_failure(logs: LogDir, code: int) -> int:
-    """Print the first failure of any rank with its log; return the exit code that fits it."""
-    failures = [json.loads(path.read_text()) for path in logs.failures]
-    first = min(failures, key=lambda failure: float(failure["time"]), default=None)
-    killed = _killed_rank(logs)
-    if killed is not None and (first is None or LOST_PEER.search(first["message"])):
-        rank, number = killed
-        why = " (kill -9, or out of memory)" if number == signal.SIGKILL else ""
-        _say(
-            f"rank {rank} was killed by signal {number}{why}."
-            f" Log: {logs.rank(rank)}. The same command resumes the run."
-        )
-        return EXIT_FAILED
-    if first is not None:
-        return _print_failure(first, logs)
-    _say(
-        f"accelerate launch ended with exit code {code} and no rank said why."
-        f" Log: {logs.launch}. The same command resumes the run."
+def print_stop(run_dir: RunDir, stopped: Mapping[str, Any]) -> int:
+    """Print where a run was stopped and what holds its state; return the exit code of a stop."""
+    step = int(stopped["step"] or 0)
+    when = f"at step {step}" if step else "before the first step"
+    saved = run_dir.latest.readlink().name if run_dir.latest.is_symlink() else None
+    kept = f"checkpoint {saved}" if saved else "nothing to save yet"
+    say(
+        f"{run_dir.root.name} stopped {when} ({stopped['reason']}); {kept};"
+        " the same command resumes it."
     )
-    return EXIT_FAILED
+    return EXIT_STOPPED
 
 
-def _killed_rank(logs: LogDir) -> tuple[int, int] | None:
-    """Return rank and signal of a rank that a signal ended; SIGTERM is the agent's own doing."""
-    table = logs.launch.read_text(errors="replace")
-    found = ((int(rank), int(number)) for rank, number in ENDED_BY_SIGNAL.findall(table))
-    return next((entry for entry in found if entry[1] != signal.SIGTERM), None)
+def clean_stop(ending: Ending, logs: LogDir) -> Mapping[str, Any] | None:
+    """Return step and reason of a clean stop; None if the attempt ended otherwise."""
+    stopped = read_object(logs.stopped)
+    if stopped is not None:
+        return stopped
+    if ending.before_start and not logs.failures:
+        return {"step": 0, "reason": ending.before_start}
+    if ending.code and ending.ranks and all(rank.is_done for rank in ending.ranks):
+        return {"step": ending.step, "reason": "asked to stop"}
+    return None
 
 
-def _print_failure(failure: dict[str, Any], logs: LogDir) -> int:
-    rank = failure["rank"]
-    if failure["expected"]:
-        _say(failure["message"])
-    else:
-        head = f"rank {rank} on {failure['host']} failed first: {failure['kind']}"
-        _say(f"{head}: {failure['message']}")
-    _say(f"Log: {logs.rank(rank)}")
-    return int(failure["exit_code"])
+def find_cause(ending: Ending, logs: LogDir) -> Cause:
+    """Return the one root cause of a failed attempt.
+
+    What only follows from another rank's end (a closed connection, a collective that gave up) is
+    the cause only where nothing else is known.
+    """
+    if ending.hang is not None:
+        return Cause(f"{_describe_hang(ending.hang)} Log: {logs.root}. {RESUME}")
+    failures = [found for path in logs.failures if (found := read_object(path)) is not None]
+    first = _first(failures)
+    if first is not None and first.get("class") not in CONSEQUENCES:
+        return _failure_cause(first, logs)
+    codes = ended_pids(logs)
+    dead = _first_dead(ending.dead, codes)
+    if dead is not None:
+        code = codes.get(dead.process.pid)
+        group = ending.out_of_memory.get(dead.rank)
+        return Cause(_describe_dead(dead, code, group, logs))
+    if first is not None:
+        return _failure_cause(first, logs)
+    how = (
+        f"was killed by {_signal_name(-ending.code)}"
+        if ending.code < 0
+        else f"ended with exit code {ending.code}"
+    )
+    return Cause(f"accelerate launch {how} and no rank said why. Log: {logs.launch}. {RESUME}")
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Print one message on the standard error stream, as it is."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+def _first(failures: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the earliest failure that is no consequence; the earliest of all where all are."""
+    return min(
+        failures,
+        key=lambda failure: (failure.get("class") in CONSEQUENCES, float(failure["time"])),
+        default=None,
+    )
+
+
+def _first_dead(dead: list[Rank], codes: Mapping[int, int]) -> Rank | None:
+    """Return the rank that ended first without a word, by the agent's account of the same moment.
+
+    SIGTERM is the agent's own doing, to ranks that could not take it yet.
+    """
+    order = list(codes)
+    candidates = [rank for rank in dead if codes.get(rank.process.pid) != -signal.SIGTERM] or dead
+    return min(
+        candidates,
+        key=lambda rank: order.index(rank.process.pid) if rank.process.pid in order else len(order),
+        default=None,
+    )
+
+
+def _failure_cause(failure: dict[str, Any], logs: LogDir) -> Cause:
+    rank = failure["rank"]
+    expected = bool(failure["expected"])
+    if expected:
+        text = failure["message"]
+    else:
+        where = _where(failure)
+        head = f"rank {rank} on {failure['host']} failed first{where}: {failure['kind']}"
+        text = f"{head}: {failure['message']}"
+        if failure.get("class") == "out of memory":
+            text = (
+                f"rank {rank} on {failure['host']} ran out of memory{where}: {failure['message']}"
+            )
+            text += f"\n{GPU_MEMORY_CURE if 'CUDA' in failure['message'] else HOST_MEMORY_CURE}"
+    return Cause(
+        f"{text}\nLog: {logs.rank(rank)}", int(failure["exit_code"]), can_restart=not expected
+    )
+
+
+def _describe_dead(rank: Rank, code: int | None, group: MemoryGroup | None, logs: LogDir) -> str:
+    who = f"rank {rank.rank} on {rank.beat.get('host') or socket.gethostname()}"
+    where = _where(rank.beat)
+    log = logs.rank(rank.rank) if logs.rank(rank.rank).exists() else logs.launch
+    if group is not None:
+        limit = group.limit_bytes()
+        which = f" under a limit of {limit / 2**20:,.0f} MiB" if limit else ""
+        return (
+            f"{who} ran out of memory{where}: the kernel ended it by {_signal_name(9)}{which}."
+            f" {HOST_MEMORY_CURE}\nLog: {log}. {RESUME}"
+        )
+    if code is None:
+        how = "ended without a word"
+    elif code < 0:
+        how = f"was killed by {_signal_name(-code)}"
+    else:
+        how = f"ended with exit code {code} and no word"
+    return f"{who} {how}{where}. Log: {log}. {RESUME}"
+
+
+def _describe_hang(hang: Hang) -> str:
+    limit = f"run.timeout_seconds is {hang.timeout_seconds:g}"
+    if not hang.late:
+        missing = ", ".join(str(rank) for rank in hang.missing)
+        return f"rank {missing} never started ({limit})."
+    parts = []
+    for late in hang.late:
+        where = _where({"phase": late.phase, "step": late.step, "micro_step": late.micro_step})
+        parts.append(
+            f"rank {late.rank} on {late.host} made no progress for {late.seconds:.0f} s{where}"
+            f" ({limit}): {late.why}."
+        )
+    stacks = "Stacks of the ranks are in the stacks-rank-N.txt files beside the logs."
+    return "\n".join([*parts, stacks])
+
+
+def _where(place: Mapping[str, Any]) -> str:
+    """Return step, micro-step and phase as a clause; empty where nothing is known."""
+    parts = []
+    if place.get("step") is not None:
+        parts.append(f"step {place['step']}")
+        if place.get("micro_step") is not None and place.get("phase") == "train":
+            parts.append(f"micro-step {place['micro_step']}")
+    if place.get("phase"):
+        parts.append(f"phase {place['phase']}")
+    return f" at {', '.join(parts)}" if parts else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.errors import EXIT_FAILED, LauncherError, Stopped
+from launcher.lock import release_all
 from launcher.recipe.consent import Consent
-from launcher.train.watch import RankWatch, end_watch, start_watch
+from launcher.train.watch import RankWatch, start_watch
 from launcher.world import World
+
+LAST_WORDS_SECONDS = 300.0
+"""What rank 0 may take to end its records, after which the other ranks leave without it."""
 
 
 def main() -> int:
@@ -32,7 +36,8 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - whatever ends a rank is reported, and ends it
         return report_failure(error, world, watch)
     finally:
-        end_watch(watch, world)
+        watch.heartbeat.stop()
+        release_all()
     return 0
 
 
@@ -54,10 +59,12 @@ def train(world: World, terminal: TextIO, watch: RankWatch) -> None:
     )
     if world.logs is None and resolved.recipe.run.max_hours is not None:
         watch.heartbeat.limit(started + 3600 * resolved.recipe.run.max_hours)
+    watch.heartbeat.at("start")
     # torch takes seconds to load: bad input has been refused before that.
     from launcher.train.run import run_rank
 
-    run_rank(resolved, world, terminal)
+    watch.heartbeat.at("start")
+    run_rank(resolved, world, terminal, watch=watch)
 
 
 def divert_output(world: World) -> TextIO:
@@ -84,6 +91,11 @@ def report_stop(stopped: Stopped, world: World) -> int:
         if world.logs is not None:
             write_stopped(stopped, world.logs)
         print(stopped, file=sys.stderr, flush=True)
+    elif world.logs is not None:
+        # The agent takes the first exit for a failure, and gives the others 30 s.
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while not world.logs.stopped.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
     return stopped.exit_code
 
 

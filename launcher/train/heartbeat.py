@@ -10,13 +10,13 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
-from launcher.files import replace_text
 from launcher.run_dir import RunDir
 from launcher.train.stop import StopFlag, StopReason
 from launcher.world import World
 
 INTERVAL_SECONDS = 1.0
 MARGIN_SECONDS = 5.0
+RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Heartbeat:
         self._stop = stop
         self._run_dir: RunDir | None = None
         self._host = socket.gethostname()
+        self._descriptor: int | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -114,7 +115,20 @@ class Heartbeat:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         try:
-            replace_text(self._world.logs.heartbeat(self._world.rank), json.dumps(values))
+            self._put(json.dumps(values))
         except OSError:
-            # A full disk: the next heartbeat may pass. Silence is what the watchdog acts on.
+            # No folder, no space for the first one: the next may pass. It is on silence that
+            # whoever watches acts.
             return
+
+    def _put(self, text: str) -> None:
+        """Write over the last heartbeat, in its place: that works on a full disk too.
+
+        A whole record goes out in one write, and is padded: a reader sees one record, or, very
+        rarely, something that is no JSON.
+        """
+        assert self._world.logs is not None
+        if self._descriptor is None:
+            path = self._world.logs.heartbeat(self._world.rank)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(self._descriptor, text.ljust(RECORD_BYTES - 1).encode() + b"\n", 0)

@@ -109,6 +109,18 @@ def test_the_stop_comes_in_time_to_save() -> None:
     assert stop.reason is StopReason.TIME_LIMIT
 
 
+def test_on_a_full_disk_it_beats_on(world: World) -> None:
+    """Each record takes the place of the last, in the same bytes: no space is asked for."""
+    heart = Heartbeat(world, StopFlag())
+    heart.start()
+    size = world.logs.heartbeat(0).stat().st_size if world.logs else 0
+    heart.at("train", step=123456789, micro_step=4321)
+    heart.stop()
+    assert world.logs is not None
+    assert world.logs.heartbeat(0).stat().st_size == size
+    assert list(world.logs.root.iterdir()) == [world.logs.heartbeat(0)]
+
+
 def test_a_folder_that_is_gone_does_not_end_the_heartbeat(tmp_path: Path) -> None:
     heart = Heartbeat(World(logs=LogDir(tmp_path / "gone")), StopFlag())
     heart.start()

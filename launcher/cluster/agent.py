@@ -1,0 +1,113 @@
+"""`accelerate launch` as a child: its command, its environment, its life tied to this process."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ruamel.yaml import YAML
+
+from launcher.cluster.devices import visible_gpus
+from launcher.files import read_object
+from launcher.recipe.resolve import ResolvedRun
+from launcher.run_dir import LogDir, RunDir
+from launcher.world import DEADLINE_VARIABLE, LOGS_VARIABLE
+
+BIN = Path(sys.executable).parent
+LEAST_GRACE_SECONDS = 120
+FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""What the agent passes on to the ranks; of SIGUSR1 it would die otherwise, orphaning them."""
+OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+"""Variables that the agent sets for its ranks: those of a job around this one are not theirs."""
+
+
+def start_agent(
+    resolved: ResolvedRun, run_dir: RunDir, logs: LogDir, deadline: float | None
+) -> subprocess.Popen[bytes]:
+    """Start the agent, which starts the ranks; what it prints goes to launch.log."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(run_dir.accelerate)]
+    command += ["--main_process_port", str(_free_port())]
+    command += ["-m", "launcher.train", str(run_dir.resolved), *resolved.consent.options()]
+    grace = grace_seconds(run_dir)
+    environment = environment_for(resolved.world_size) | {
+        LOGS_VARIABLE: str(logs.root),
+        # Read by torch.distributed.run; on SIGTERM it kills the ranks after 30 s by default.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(grace),
+        "PET_SIGNALS_TO_HANDLE": FORWARDED,
+        # Whole minutes, for process groups that DeepSpeed makes with a timeout of its own.
+        "DEEPSPEED_TIMEOUT": str(math.ceil(resolved.recipe.run.timeout_seconds / 60)),
+    }
+    if deadline is not None:
+        environment[DEADLINE_VARIABLE] = str(deadline)
+    with logs.launch.open("w") as log:
+        log.write(
+            f"grace: {grace} s from a stop signal to the end of a step and its checkpoint;"
+            " whoever stops this launch should wait as long before a kill.\n"
+        )
+        log.flush()
+        return start_tied(command, environment, log)
+
+
+def start_tied(
+    command: Sequence[str], environment: dict[str, str], log: TextIO | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends when this one does, and that Ctrl-C doesn't reach by itself."""
+    tied = [sys.executable, "-m", "launcher.cluster.tied", str(os.getpid())]
+    return subprocess.Popen([*tied, *command], env=environment, stderr=log, start_new_session=True)
+
+
+def grace_seconds(run_dir: RunDir) -> int:
+    """Return how long a stop may take: what a step and a save took lately, thrice, and a margin."""
+    timings = read_object(run_dir.timings) or {}
+    needed = float(timings.get("step_seconds", 0.0)) + float(timings.get("save_seconds", 0.0))
+    return max(LEAST_GRACE_SECONDS, math.ceil(3 * needed + 30))
+
+
+def accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> dict[str, Any]:
+    """Return the derived `accelerate launch` config: the user's own defaults play no part."""
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "deepspeed_config": {
+            "deepspeed_config_file": str(run_dir.ds_config),
+            "zero3_init_flag": resolved.zero_stage == 3,
+        },
+        "num_processes": resolved.world_size,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "use_cpu": False,
+    }
+
+
+def write_accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> None:
+    """Write the derived config where the agent reads it."""
+    with run_dir.accelerate.open("w") as file:
+        YAML().dump(accelerate_config(resolved, run_dir), file)
+
+
+def environment_for(world_size: int) -> dict[str, str]:
+    """Return this environment with what DeepSpeed and torch need of it."""
+    environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # DeepSpeed compiles with the ninja it finds: this installation's, also without an activated
+    # environment. Another version would compile everything anew.
+    environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
+    if not visible_gpus():
+        environment["DS_ACCELERATOR"] = "cpu"
+        threads = max(1, len(os.sched_getaffinity(0)) // world_size)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

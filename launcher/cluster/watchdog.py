@@ -1,0 +1,139 @@
+"""When nothing moves: has every rank show its stacks, and names the one that is waited for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from launcher.cluster.ranks import Rank, Ranks
+from launcher.cluster.stacks import waits_for_others
+from launcher.files import replace_text
+from launcher.process import STOPPED
+from launcher.run_dir import LogDir
+
+SILENT_SECONDS = 5.0
+"""Heartbeats come once a second: without one for this long, the whole process stands still."""
+DUMP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class LateRank:
+    """A rank that the others wait for, or one of them."""
+
+    rank: int
+    host: str
+    pid: int
+    phase: str | None
+    step: int | None
+    micro_step: int | None
+    seconds: float
+    """For how long it has come to no new place."""
+    state: str | None
+    """Of its process, as in /proc/PID/stat; T: stopped by a signal."""
+    why: str
+    """What it was chosen by, for people."""
+    stacks: str | None
+    """Path of its stacks; None where it could not show them."""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """What the watchdog saw: the late ranks (none: ranks that were never started)."""
+
+    late: tuple[LateRank, ...]
+    timeout_seconds: float
+    missing: tuple[int, ...] = ()
+    """Ranks of which no process was ever seen."""
+
+
+def is_late(rank: Rank, now: float, timeout_seconds: float) -> bool:
+    """Return whether a rank has come to no new place for too long, or shown no life."""
+    if rank.ended or rank.is_done:
+        return False
+    return max(rank.silent_seconds(now), rank.idle_seconds(now)) > timeout_seconds
+
+
+def diagnose(ranks: Ranks, logs: LogDir, now: float, timeout_seconds: float) -> Hang | None:
+    """Dump the stacks of all living ranks, decide which is late, and write watchdog.json.
+
+    None where nobody is: what was waited for has failed, or isn't on this machine.
+    """
+    alive = [
+        rank for rank in ranks.alive if not rank.is_done and not logs.failure(rank.rank).exists()
+    ]
+    states = {rank.rank: rank.process.state for rank in alive}
+    dumps = dump_stacks(alive, logs)
+    chosen, why = choose_late(alive, states, dumps, now)
+    missing = tuple(sorted(set(range(ranks.world_size)) - set(ranks.found)))
+    late = tuple(
+        LateRank(
+            rank=rank.rank,
+            host=socket.gethostname(),
+            pid=rank.process.pid,
+            phase=rank.beat.get("phase"),
+            step=rank.beat.get("step"),
+            micro_step=rank.beat.get("micro_step"),
+            seconds=round(max(rank.silent_seconds(now), rank.idle_seconds(now)), 1),
+            state=states[rank.rank],
+            why=why,
+            stacks=str(logs.stacks(rank.rank)) if dumps.get(rank.rank) else None,
+        )
+        for rank in chosen
+    )
+    if not late and not missing:
+        return None
+    hang = Hang(late, timeout_seconds, missing)
+    shown = {str(number): str(logs.stacks(number)) for number, dump in dumps.items() if dump}
+    record = {**asdict(hang), "stacks": shown, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    replace_text(logs.watchdog, json.dumps(record, indent=1))
+    return hang
+
+
+def choose_late(
+    alive: Sequence[Rank], states: dict[int, str | None], dumps: dict[int, str], now: float
+) -> tuple[list[Rank], str]:
+    """Return the ranks that the others wait for and what shows it; the surest sign decides."""
+    stopped = [rank for rank in alive if states[rank.rank] in STOPPED]
+    if stopped:
+        return stopped, "its process is stopped (SIGSTOP)"
+    silent = [rank for rank in alive if rank.silent_seconds(now) > SILENT_SECONDS]
+    if silent:
+        return silent, "its process shows no sign of life"
+    waiting = {number for number, dump in dumps.items() if waits_for_others(dump)}
+    busy = [rank for rank in alive if rank.rank not in waiting]
+    if waiting and busy:
+        return busy, "it is not where the others wait for it"
+    lowest = min((rank.position for rank in alive), default=(0, 0))
+    return [rank for rank in alive if rank.position == lowest], "it has come least far"
+
+
+def dump_stacks(alive: Sequence[Rank], logs: LogDir) -> dict[int, str]:
+    """Let each rank append its stacks to its file; return what came within a second."""
+    before = {rank.rank: _size(logs, rank.rank) for rank in alive}
+    # A rank that never wrote a heartbeat may not have its handler yet: the signal would kill it.
+    for rank in alive:
+        if rank.beat:
+            rank.process.send(signal.SIGUSR2)
+    dumps = dict.fromkeys(before, "")
+    deadline = time.monotonic() + DUMP_SECONDS
+    settled = False
+    while not settled and time.monotonic() < deadline:
+        time.sleep(0.1)
+        latest = {number: _dump(logs, number, size) for number, size in before.items()}
+        settled = all(latest.values()) and latest == dumps
+        dumps = latest
+    return dumps
+
+
+def _size(logs: LogDir, rank: int) -> int:
+    path = logs.stacks(rank)
+    return path.stat().st_size if path.exists() else 0
+
+
+def _dump(logs: LogDir, rank: int, skipped_bytes: int) -> str:
+    path = logs.stacks(rank)
+    return path.read_bytes()[skipped_bytes:].decode(errors="replace") if path.exists() else ""
