@@ -87,7 +87,9 @@ def run_local(
     )
     if fresh:
         renamed = [*overrides, f"run.name={_free_name(resolved)}"]
-        resolved = resolve(recipe, renamed, processes, gpus_here=num_gpus, consent=consent)
+        resolved = resolve(
+            recipe, renamed, processes, gpus_here=num_gpus, consent=consent, rules=rules
+        )
     require_this_machine(resolved, num_gpus, processes)
     run_dir = run_folder(resolved)
     if run_dir.summary.exists():
