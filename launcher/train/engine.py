@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import nn
 
@@ -18,7 +19,8 @@ from launcher.world import World
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_MARGIN = timedelta(seconds=5)
+"""The watchdog goes first, since it names the late rank; without one, the collective gives up."""
 MIXED_PRECISION: dict[Dtype, str] = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
 
 
@@ -41,7 +43,9 @@ def start_accelerator(resolved: ResolvedRun, world: World) -> Accelerator:
         deepspeed_plugin=plugin,
         mixed_precision=MIXED_PRECISION[resolved.recipe.model.dtype],
         gradient_accumulation_steps=resolved.batch.gradient_accumulation_steps,
-        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend=backend, timeout=collective_timeout(resolved))
+        ],
     )
     if (accelerator.num_processes, accelerator.process_index) != (world.world_size, world.rank):
         raise TrainingError(
@@ -50,6 +54,20 @@ def start_accelerator(resolved: ResolvedRun, world: World) -> Accelerator:
             " join one group. Start them with `launcher run` or `accelerate launch`."
         )
     return accelerator
+
+
+def collective_timeout(resolved: ResolvedRun) -> timedelta:
+    """Return how long a collective waits for a rank, from the recipe's one timeout."""
+    return timedelta(seconds=resolved.recipe.run.timeout_seconds) + COLLECTIVE_MARGIN
+
+
+def set_timeouts(timeout: timedelta) -> None:
+    """Give every process group the same timeout: DeepSpeed makes some with torch's own default.
+
+    That is ten minutes with NCCL, which a rank may need to write an export.
+    """
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def _check_dtype(dtype: Dtype) -> None:
@@ -82,6 +100,7 @@ def shard(
     # zero it moves nothing.
     set_learning_rate(optimizer.param_groups, 0.0)
     engine, _ = accelerator.prepare(model, optimizer)
+    set_timeouts(collective_timeout(resolved))
     found = type(engine).__name__
     stage = engine.zero_optimization_stage() if found == "DeepSpeedEngine" else None
     if stage != resolved.zero_stage:

@@ -35,7 +35,7 @@ def run_rank(
     prepared = open_prepared(resolved.recipe)
     accelerator = start_accelerator(resolved, world)  # first: ZeRO-3 partitions while loading
     device = accelerator.device
-    run_dir = claim_run_folder(resolved, prepared.report, world)
+    run_dir = claim_run_folder(resolved, prepared.report, world, device)
     heartbeat.watch(run_dir)
     if is_finished(run_dir, device):
         return
