@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ BLOCK_BYTES = 16 * 1024 * 1024
 """Largest single write: how much a throttled or interrupted write loses at most."""
 
 Observer = Callable[[str, Path, int], None]
-"""Gets operation (mkdir, create, write, fsync, rename, unlink, rmtree), path and bytes."""
+"""Gets operation (mkdir, create, write, fsync, rename, unlink, rmdir), path and bytes."""
 observers: list[Observer] = []
 
 
@@ -135,8 +134,13 @@ def remove(path: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder with all that is in it."""
-    _announce("rmtree", folder)
-    shutil.rmtree(folder)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            remove(path)
+    _announce("rmdir", folder)
+    folder.rmdir()
 
 
 def sha256_of(path: Path) -> str:

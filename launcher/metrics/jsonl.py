@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from launcher.errors import TrainingError
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, encode
 from launcher.run_dir import RunDir
 
@@ -119,8 +123,9 @@ class JsonlWriter:
     def sync(self) -> None:
         """Force everything recorded to the disk: called before a checkpoint is committed."""
         for file in (self._metrics, self._events):
-            file.flush()
-            os.fsync(file.fileno())
+            with _explained(file):
+                file.flush()
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Force everything to the disk and close the files."""
@@ -138,8 +143,22 @@ class JsonlWriter:
 
 
 def _append(file: TextIO, values: dict[str, Any]) -> None:
-    file.write(encode(values) + "\n")
-    file.flush()
+    with _explained(file):
+        file.write(encode(values) + "\n")
+        file.flush()
+
+
+@contextlib.contextmanager
+def _explained(file: TextIO) -> Iterator[None]:
+    """Turn a full or broken disk into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(Path(file.name).parent).free
+        raise TrainingError(
+            f"{file.name}: can't record ({error.strerror}; {free} bytes are free). The last"
+            " checkpoint is as it was; make room, and the same command resumes."
+        ) from error
 
 
 def _step(record: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from launcher.errors import Stopped, TrainingError
 from launcher.metrics.console import ConsoleWriter
 from launcher.metrics.jsonl import JsonlWriter
 from launcher.metrics.record import EvaluationRecord, Event, MetricWriter, TrainRecord
@@ -68,9 +70,13 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is None or isinstance(error, Stopped):
+            self.close()
+            return
+        # Where records can't be written, what led here says more than that.
+        with contextlib.suppress(TrainingError):
             self.event("failure", error=type(error).__name__, message=str(error))
-        self.close()
+            self.close()
 
 
 def open_recorder(

@@ -10,7 +10,7 @@ from typing import Any
 from launcher.recipe.schema import EarlyStoppingSection, Recipe
 
 CARRIERS: dict[str, Any] = {
-    "run": {"dir", "max_hours", "max_restarts", "timeout_seconds"},
+    "run": {"dir", "max_hours", "max_restarts", "timeout_seconds", "grace_seconds"},
     "model": {"gradient_checkpointing"},
     "data": {"cache_dir"},
     "train": {"micro_batch_size"},

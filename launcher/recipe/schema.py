@@ -47,6 +47,8 @@ class RunSection(Section):
     """Automatic restarts of one launch on this machine, each from a verified checkpoint."""
     timeout_seconds: PositiveFloat = 1800.0
     """The one timeout: how long a rank may make no progress, and a collective wait for a rank."""
+    grace_seconds: PositiveFloat | None = None
+    """Time between a stop signal and the kill, where the cluster sets it; warns when too short."""
 
 
 class ModelSection(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from launcher.checkpoint.disk import write_json
 from launcher.checkpoint.export import export
 from launcher.checkpoint.store import best_verified, newest_verified
+from launcher.errors import TrainingError
 from launcher.metrics.record import finite_json
 from launcher.metrics.report import build_report
 from launcher.run_dir import RunDir
@@ -26,9 +28,25 @@ def finish(session: Session, progress: Progress, outcome: str) -> None:
     """Export and sum up; the summary comes last, since it says that nothing is left to do.
 
     Other ranks have nothing to do here: what is exported is a committed checkpoint, not the engine.
+
+    Raises:
+        TrainingError: the disk is in the way; the same command does it again.
     """
     if not session.world.is_main_process:
         return
+    try:
+        hand_over(session, progress, outcome)
+    except OSError as error:
+        run_dir = session.run_dir
+        free = shutil.disk_usage(run_dir.root).free
+        raise TrainingError(
+            f"{error.filename or run_dir.root}: {error.strerror} ({free} bytes are free). Training"
+            f" is over and saved in {run_dir.latest}; make room, and the same command exports it."
+        ) from error
+
+
+def hand_over(session: Session, progress: Progress, outcome: str) -> None:
+    """Write the export, the summary and the report."""
     run_dir, recipe = session.run_dir, session.recipe
     best = best_verified(run_dir) if recipe.export.weights == "best" else None
     report = export(

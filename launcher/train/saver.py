@@ -91,6 +91,7 @@ class Saver:
         self._snapshot = Snapshot()
         self._write: Write | None = None
         self._all_bytes: float | None = None
+        self._warned_of_grace = False
 
     @property
     def state(self) -> float:
@@ -134,6 +135,7 @@ class Saver:
         self.committed_step = write.step
         seconds = time.monotonic() - write.started
         self._timings.save(seconds)
+        self._warn_of_short_grace()
         if self._session.world.is_main_process:
             self._timings.write(self._session.run_dir)
             self._session.recorder.event(
@@ -144,6 +146,18 @@ class Saver:
                 stall_seconds=write.stall_seconds,
                 seconds=seconds,
             )
+
+    def _warn_of_short_grace(self) -> None:
+        grace, needed = self._session.recipe.run.grace_seconds, self._timings.stop_seconds
+        if grace is None or needed <= grace or self._warned_of_grace:
+            return
+        self._warned_of_grace = True
+        self._session.recorder.event(
+            "warning",
+            message=f"a stop takes {needed:.1f} s here (a step and a save), more than"
+            f" run.grace_seconds {grace:g}: a kill may come before its checkpoint is committed. The"
+            " one before is kept; ask the cluster for a longer grace.",
+        )
 
     def require(self, progress: Progress) -> None:
         """See to it that the state after the current step is committed. Collective.

@@ -41,6 +41,7 @@ def keys_refused(resolved: Resolve, *overrides: str, consent: Consent = NO_CONSE
 def test_what_carries_a_run_may_differ(resolved: Resolve, begun: RunDir) -> None:
     other = resolved(
         "run.max_hours=2", "run.max_restarts=0", "run.timeout_seconds=60",
+        "run.grace_seconds=30",
         "model.gradient_checkpointing=true", "data.cache_dir=elsewhere",
         "train.micro_batch_size=2", "evaluate.micro_batch_size=8",
         "checkpoint.keep_last=3", "checkpoint.if_save_fails=stop", "checkpoint.asynchronous=false",
