@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ import pytest
 from quickstart import assets
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PROCESS_TIERS = (REPOSITORY / "tests" / "ranks", REPOSITORY / "tests" / "e2e")
+PROCESS_TIERS = tuple(REPOSITORY / "tests" / tier for tier in ("ranks", "e2e", "faults"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -119,14 +118,9 @@ def chats_dir() -> Path:
 @pytest.fixture(scope="session")
 def small_topics(topics_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five of those topics: 90 rows to train on, 37 to measure on."""
-    folder = tmp_path_factory.mktemp("topics")
-    for name, count in (("train", 90), ("validation", 37)):
-        lines = (topics_dir / f"{name}.jsonl").read_text().splitlines()
-        chosen = sorted({json.loads(line)["label"] for line in lines})[:5]
-        kept = [line for line in lines if json.loads(line)["label"] in chosen][:count]
-        assert len(kept) == count
-        (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in kept))
-    return folder
+    from tests.support.small_data import write_small_topics
+
+    return write_small_topics(topics_dir, tmp_path_factory.mktemp("topics"))
 
 
 def _starts_processes(item: pytest.Item) -> bool:

@@ -24,6 +24,35 @@ class RanksFailed(AssertionError):
     """At least one rank raised, died or outlived the deadline; carries what each printed."""
 
 
+class Ranks:
+    """Forked ranks while they run."""
+
+    def __init__(self, pids: list[int], folder: tempfile.TemporaryDirectory[str]) -> None:
+        self.pids = pids
+        self._temporary = folder
+        self.folder = Path(folder.name)
+
+    def wait(self, deadline_seconds: float) -> list[int]:
+        """Return exit statuses by rank (negative: signal); after the deadline they are killed."""
+        return _wait(self.pids, deadline_seconds)
+
+    def output(self) -> list[str]:
+        """Return what each rank printed."""
+        names = [f"log-{rank}" for rank in range(len(self.pids))]
+        return [(self.folder / name).read_text(errors="replace") for name in names]
+
+
+def start_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> Ranks:
+    """Call `function(*args)` on `world_size` forked ranks, and return while they run."""
+    folder = tempfile.TemporaryDirectory()
+    port = _free_port()
+    pids = [
+        _fork(rank, world_size, port, Path(folder.name), function, args)
+        for rank in range(world_size)
+    ]
+    return Ranks(pids, folder)
+
+
 def run_ranks(
     world_size: int,
     function: Callable[..., Any],
@@ -31,19 +60,13 @@ def run_ranks(
     deadline_seconds: float = DEADLINE_SECONDS,
 ) -> list[Any]:
     """Call `function(*args)` on `world_size` forked ranks; return what each returned, by rank."""
-    with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
-        children = [
-            _fork(rank, world_size, port, Path(folder), function, args)
-            for rank in range(world_size)
-        ]
-        statuses = _wait(children, deadline_seconds)
-        if any(statuses):
-            raise RanksFailed(_describe(statuses, Path(folder)))
-        return [
-            pickle.loads((Path(folder) / f"result-{rank}").read_bytes())
-            for rank in range(world_size)
-        ]
+    ranks = start_ranks(world_size, function, *args)
+    statuses = ranks.wait(deadline_seconds)
+    if any(statuses):
+        raise RanksFailed(_describe(statuses, ranks.folder))
+    return [
+        pickle.loads((ranks.folder / f"result-{rank}").read_bytes()) for rank in range(world_size)
+    ]
 
 
 def _fork(

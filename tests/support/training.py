@@ -83,7 +83,7 @@ def train(
     what they saw until then is returned. `sabotage` is called in each rank before it trains.
     """
     path = write_recipe(folder, recipe)
-    run_ranks(1, _prepare, path)
+    prepare(path)
     reports: list[RankReport] = run_ranks(
         world_size, _train, path, kill_after, keep_gradients, sabotage
     )
@@ -92,6 +92,11 @@ def train(
     assert {report.world_size for report in reports} == {world_size}
     assert {report.engine for report in reports} == {"DeepSpeedEngine"}
     return reports
+
+
+def prepare(path: Path) -> None:
+    """Prepare the data of a recipe, in a process of its own."""
+    run_ranks(1, _prepare, path)
 
 
 def _prepare(path: Path) -> None:

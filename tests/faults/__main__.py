@@ -1,0 +1,107 @@
+"""`make faults`: injects every fault, prints what came of it, and writes docs/faults.md.
+
+python -m tests.faults                 all of it
+python -m tests.faults F3 F4           some faults; the table keeps the rows of the others
+python -m tests.faults --sample 2      at most two trials a fault, by a fixed seed
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import tests.conftest  # noqa: F401 - sets the variables that torch reads when it is imported
+from quickstart import assets
+from tests.faults import deaths, inputs, saves, stops
+from tests.faults.catalogue import FAULTS
+from tests.faults.setting import Bench
+from tests.faults.table import Result, load_results, save_results, write_table
+from tests.faults.trial import Trial
+from tests.support.small_data import write_small_topics
+from tests.support.tiny_model import write_tiny_bert
+
+SEED = 20261123
+
+
+def make_bench(root: Path) -> Bench:
+    """Write the small model and data that all trials share."""
+    model, topics = root / "model", root / "topics"
+    model.mkdir()
+    topics.mkdir()
+    write_tiny_bert(assets.minilm(assets.FOLDER), model)
+    write_small_topics(assets.topics(assets.FOLDER), topics)
+    return Bench(model, topics, root)
+
+
+def all_trials(bench: Bench, wanted: set[str]) -> list[Trial]:
+    """Return the trials of the wanted faults; F3 and F4 look at an undisturbed run first."""
+    trials = [*stops.TRIALS, *saves.TRIALS, *deaths.TRIALS, *inputs.TRIALS]
+    if "F1" in wanted:
+        trials += deaths.kills_at_random_steps(SEED)
+    if "F3" in wanted:
+        trials += saves.kills_at_every_point(bench, bench.root)
+    if "F4" in wanted:
+        trials += stops.signals_at_random_places(bench, bench.root, SEED)
+    order = list(FAULTS)
+    chosen = [trial for trial in trials if trial.fault in wanted]
+    return sorted(chosen, key=lambda trial: order.index(trial.fault))
+
+
+def main() -> int:
+    """Run the trials; exit 1 if one of them does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("faults", nargs="*", choices=[[], *FAULTS], metavar="FAULT")
+    parser.add_argument("--sample", type=int, metavar="N", help="at most N trials a fault")
+    arguments = parser.parse_args()
+    import torch
+    from deepspeed.comm.torch import build_shm_op
+
+    torch.set_num_threads(1)
+    build_shm_op()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        bench = make_bench(Path(folder))
+        trials = all_trials(bench, set(arguments.faults or FAULTS))
+        if arguments.sample:
+            trials = sample(trials, arguments.sample)
+        for number, trial in enumerate(trials):
+            result = carry_out(trial, bench, Path(folder) / f"trial-{number}")
+            results.append(result)
+            print(f"{'ok  ' if result.held else 'FAIL'} {trial}: {result.said}", flush=True)
+    kept = [result for result in load_results() if result.fault not in {r.fault for r in results}]
+    if not arguments.sample:
+        save_results([*kept, *results])
+        write_table([*kept, *results])
+    failed = [result for result in results if not result.held]
+    print(f"{len(results) - len(failed)} of {len(results)} trials held")
+    return 1 if failed else 0
+
+
+def sample(trials: list[Trial], most: int) -> list[Trial]:
+    """Return at most `most` trials of each fault, by a fixed seed."""
+    import random
+
+    chance = random.Random(SEED)
+    chosen: list[Trial] = []
+    for fault in FAULTS:
+        own = [trial for trial in trials if trial.fault == fault]
+        chosen += chance.sample(own, min(most, len(own)))
+    return chosen
+
+
+def carry_out(trial: Trial, bench: Bench, folder: Path) -> Result:
+    """Carry out one trial and say what came of it."""
+    folder.mkdir()
+    try:
+        said, held = trial.run(bench, trial.setting, folder), True
+    except Exception as error:
+        traceback.print_exc()
+        said, held = f"{type(error).__name__}: {str(error)[:300]}", False
+    return Result(trial.fault, str(trial.setting), trial.name, held, said)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

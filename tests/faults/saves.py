@@ -1,0 +1,379 @@
+"""Faults of a save and of what it left: F3, F11, F12, F13, F26."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from launcher.checkpoint.disk import FileRecord, sha256_of
+from launcher.checkpoint.manifest import MANIFEST
+from launcher.errors import EXIT_BAD_INPUT, EXIT_NO_CHECKPOINT
+from launcher.run_dir import RunDir
+from tests.faults import inject
+from tests.faults.attempt import attempt
+from tests.faults.places import at_step, die_after_save
+from tests.faults.setting import (
+    NUM_STEPS,
+    SETTINGS,
+    Bench,
+    Setting,
+    assert_same_run,
+    resumed_from,
+)
+from tests.faults.trial import Trial, trials_on
+from tests.support.launches import launch
+from tests.support.training import events, run_folder
+
+STEP = 6
+"""The save that is disturbed: it has two before it, so that it prunes one."""
+NOWHERE = 1_000_000
+
+
+def kills_at_every_point(bench: Bench, folder: Path) -> Iterator[Trial]:
+    """F3: yield one trial for each rank and operation of a save, as an undisturbed one shows."""
+    for setting in SETTINGS:
+        for rank, operations in enumerate(operations_of_a_save(bench, setting, folder)):
+            for number, operation in enumerate(operations):
+                name = f"rank {rank} before {number}: {operation}"
+                yield Trial("F3", name, setting, kill_at(rank, number))
+
+
+def operations_of_a_save(bench: Bench, setting: Setting, folder: Path) -> list[list[str]]:
+    """Return every operation of the save of STEP, by rank."""
+    target = folder / f"count-{setting.stage}-{setting.method}"
+    recipe = bench.recipe(target, setting)
+
+    def count(rank: int) -> None:
+        operations = inject.Operations(STEP, NOWHERE, inject.kill)
+        inject.observe(operations)
+        inject.observe(_keep_list(operations, target / f"operations-{rank}"))
+
+    done = attempt(recipe, target, count)
+    assert done.statuses == [0, 0], done.text
+    found = [(target / f"operations-{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert any("rename manifest.json" in line for line in found[0]), found
+    return found
+
+
+def _keep_list(operations: inject.Operations, path: Path) -> Callable[[str, Path, int], None]:
+    def keep(_operation: str, _path: Path, _num_bytes: int) -> None:
+        path.write_text("\n".join(operations.seen))
+
+    return keep
+
+
+def kill_at(rank: int, number: int) -> Callable[[Bench, Setting, Path], str]:
+    def run(bench: Bench, setting: Setting, folder: Path) -> str:
+        def sabotage(own: int) -> None:
+            if own == rank:
+                inject.observe(inject.Operations(STEP, number, inject.kill))
+
+        recipe = bench.recipe(folder, setting)
+        killed = attempt(recipe, folder, sabotage)
+        assert killed.statuses[rank] == -9, killed.text
+        assert killed.statuses[1 - rank] != 0
+        run_dir = killed.run_dir
+        resumed = attempt(recipe, folder)
+        assert resumed.statuses == [0, 0], resumed.text
+        step = resumed_from(run_dir)
+        assert STEP - 2 <= step <= STEP, step
+        _assert_nothing_half_is_left(run_dir)
+        assert_same_run(run_dir, bench.uninterrupted(setting))
+        return "resumed, bitwise the same"
+
+    return run
+
+
+def _assert_nothing_half_is_left(run_dir: RunDir) -> None:
+    for folder in run_dir.checkpoints.glob("step-*"):
+        assert (folder / MANIFEST).exists(), folder
+
+
+def disk_full_goes_on(bench: Bench, setting: Setting, folder: Path) -> str:
+    """A real tmpfs is full during the save of step 6, and has room again for that of step 8; the
+    space check is blinded, so that a write fails."""
+    recipe, run_dir = _on_own_disk(bench, setting, folder)
+    try:
+        done = attempt(recipe, folder, _fill_between(bench, setting, folder, blind=True))
+        assert done.statuses == [0, 0], done.text
+        (failed,) = events(run_dir, "save_failed")
+        assert failed["step"] == STEP
+        assert "No space left" in failed["message"]
+        assert str(run_dir.checkpoint(STEP)) in failed["message"]
+        assert "free" in failed["message"]
+        saved = {event["step"] for event in events(run_dir, "checkpoint")}
+        assert saved == {2, 4, NUM_STEPS}
+        assert_same_run(run_dir, bench.uninterrupted(setting))
+        return "the save failed, path and bytes named; the run went on, bitwise the same"
+    finally:
+        _unmount(folder)
+
+
+def blind_space_check(_rank: int) -> None:
+    from launcher.train import saver
+
+    saver.shutil = Blind()  # type: ignore[assignment]
+
+
+class Blind:
+    """`shutil` as the saver uses it, on a disk that always says it has room."""
+
+    @staticmethod
+    def disk_usage(_path: Path) -> Any:
+        return shutil._ntuple_diskusage(1 << 50, 0, 1 << 50)  # type: ignore[attr-defined]
+
+
+def disk_full_stops(bench: Bench, setting: Setting, folder: Path) -> str:
+    """The same disk with the space check as it is: the save isn't even begun."""
+    recipe, run_dir = _on_own_disk(bench, setting, folder)
+    recipe["checkpoint"]["if_save_fails"] = "stop"
+    try:
+        stopped = attempt(recipe, folder, _fill_between(bench, setting, folder, blind=False))
+        assert stopped.statuses == [1, 1], stopped.text
+        for word in ("was not saved", "needs", "are free", str(run_dir.checkpoint(STEP))):
+            assert word in stopped.text, word
+        (folder / "runs" / "filler").unlink()
+        resumed = attempt(recipe, folder)
+        assert resumed.statuses == [0, 0], resumed.text
+        assert resumed_from(run_dir) == STEP - 2
+        assert_same_run(run_dir, bench.uninterrupted(setting))
+        return "stopped, needed and free bytes named; resumed bitwise the same"
+    finally:
+        _unmount(folder)
+
+
+def disk_too_small(bench: Bench, setting: Setting, folder: Path) -> str:
+    """What can be foreseen: the disk never has room for the run's checkpoints."""
+    recipe, run_dir = _on_own_disk(bench, setting, folder, size=40_960)
+    try:
+        refused = launch(folder, recipe)
+        assert refused.returncode == EXIT_BAD_INPUT, refused.stderr
+        assert "free" in refused.stderr, refused.stderr
+        assert not run_dir.launches
+        return "refused before anything starts, exit 2"
+    finally:
+        _unmount(folder)
+
+
+def _on_own_disk(
+    bench: Bench, setting: Setting, folder: Path, size: int = 256 << 20
+) -> tuple[dict[str, Any], RunDir]:
+    recipe = bench.recipe(folder, setting, checkpoint={"asynchronous": False})
+    (folder / "runs").mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs"]
+    subprocess.run([*command, str(folder / "runs")], check=True)
+    return recipe, run_folder(recipe)
+
+
+def _fill_between(
+    bench: Bench, setting: Setting, folder: Path, *, blind: bool
+) -> Callable[[int], None]:
+    """Leave half of what a save needs from step 5 on; give the room back at step 7."""
+    one = sum(file.stat().st_size for file in bench.uninterrupted(setting).checkpoint(8).iterdir())
+    filler = folder / "runs" / "filler"
+
+    def fill() -> None:
+        free = shutil.disk_usage(filler.parent).free
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - one // 2)
+
+    def sabotage(rank: int) -> None:
+        if blind:
+            blind_space_check(rank)
+        if rank == 0:
+            at_step(STEP - 1, fill)
+            if blind:
+                at_step(STEP + 1, filler.unlink)
+
+    return sabotage
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", str(folder / "runs")], check=True)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def flip_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGES = {"truncated": truncate, "emptied": empty, "deleted": delete, "one bit": flip_bit}
+FILES = (MANIFEST, "rank-00000.safetensors", "rank-00001.safetensors", "probe.safetensors")
+
+
+def damage_file(name: str, damage: Callable[[Path], None]) -> Callable[[Bench, Setting, Path], str]:
+    def run(bench: Bench, setting: Setting, folder: Path) -> str:
+        run_dir, recipe = _interrupted(bench, setting, folder)
+        newest = run_dir.checkpoint(STEP)
+        damage(newest / name)
+        resumed = attempt(recipe, folder)
+        assert resumed.statuses == [0, 0], resumed.text
+        assert resumed_from(run_dir) == STEP - 2
+        warnings = [event["message"] for event in events(run_dir, "warning")]
+        said = [text for text in warnings if newest.name in text]
+        assert said, warnings
+        assert name in said[0] or (name == MANIFEST and "manifest" in said[0]), said
+        assert_same_run(run_dir, bench.uninterrupted(setting))
+        return "fell back, named the file, bitwise the same"
+
+    return run
+
+
+def damage_all(bench: Bench, setting: Setting, folder: Path) -> str:
+    run_dir, recipe = _interrupted(bench, setting, folder)
+    for checkpoint in run_dir.checkpoints.glob("step-*"):
+        flip_bit(checkpoint / "rank-00000.safetensors")
+    refused = attempt(recipe, folder)
+    assert refused.statuses == [EXIT_NO_CHECKPOINT] * 2, refused.text
+    assert "rank-00000.safetensors is damaged" in refused.text
+    return "exit 3, every checkpoint named"
+
+
+def _interrupted(bench: Bench, setting: Setting, folder: Path) -> tuple[RunDir, dict[str, Any]]:
+    """Return a run that was killed behind the checkpoint of STEP."""
+    recipe = bench.recipe(folder, setting)
+    run_dir = run_folder(recipe)
+
+    def sabotage(_rank: int) -> None:
+        die_after_save(run_dir, STEP)
+
+    killed = attempt(recipe, folder, sabotage)
+    assert killed.statuses == [-9, -9], killed.text
+    assert (run_dir.checkpoint(STEP) / MANIFEST).exists()
+    return run_dir, recipe
+
+
+class Payload:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> Any:
+        return (os.system, (f"touch {self._marker}",))
+
+
+def pickle_payload(name: str, *, forged: bool) -> Callable[[Bench, Setting, Path], str]:
+    """`forged`: the manifest is made to match, as somebody with write access could do."""
+
+    def run(bench: Bench, setting: Setting, folder: Path) -> str:
+        run_dir, recipe = _interrupted(bench, setting, folder)
+        marker = folder / "executed"
+        payload = pickle.dumps(Payload(marker))
+        pickle.loads(payload)
+        assert marker.exists(), "the payload itself has to work"
+        marker.unlink()
+        file = run_dir.checkpoint(STEP) / name
+        file.write_bytes(payload)
+        if forged:
+            path = run_dir.checkpoint(STEP) / MANIFEST
+            manifest = json.loads(path.read_text())
+            record = FileRecord(file.stat().st_size, sha256_of(file))
+            manifest["files"][name] = record.__dict__
+            path.write_text(json.dumps(manifest))
+        ended = attempt(recipe, folder)
+        assert not marker.exists()
+        assert "Traceback" not in ended.text, ended.text
+        return "not executed"
+
+    return run
+
+
+def fsync_fails(bench: Bench, setting: Setting, folder: Path) -> str:
+    recipe = bench.recipe(folder, setting)
+    run_dir = run_folder(recipe)
+
+    def sabotage(rank: int) -> None:
+        if rank == 1:
+            inject.observe(inject.fail_fsync_of(4))
+
+    done = attempt(recipe, folder, sabotage)
+    assert done.statuses == [0, 0], done.text
+    (failed,) = events(run_dir, "save_failed")
+    assert failed["step"] == 4
+    assert "rank 1" in failed["message"]
+    assert "rank-00001.safetensors" in failed["message"]
+    assert 4 not in {event["step"] for event in events(run_dir, "checkpoint")}
+    assert not run_dir.checkpoint(4).exists()
+    assert_same_run(run_dir, bench.uninterrupted(setting))
+    return "reported by all as failed, nothing left of it, the run went on"
+
+
+def becomes_read_only(bench: Bench, setting: Setting, folder: Path) -> str:
+    """The checkpoints become read-only right before the save of step 4."""
+    recipe = bench.recipe(folder, setting, checkpoint={"if_save_fails": "stop"})
+    run_dir = run_folder(recipe)
+    frozen = str(run_dir.checkpoints)
+
+    def freeze(_operation: str, _path: Path) -> None:
+        subprocess.run(["mount", "--bind", frozen, frozen], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", frozen], check=True)
+
+    def sabotage(rank: int) -> None:
+        if rank == 0:
+            inject.observe(inject.Operations(4, 0, freeze))
+
+    stopped = attempt(recipe, folder, sabotage)
+    subprocess.run(["umount", frozen], check=True)
+    assert stopped.statuses == [1, 1], stopped.text
+    assert "Read-only file system" in stopped.text, stopped.text
+    assert 4 not in {event["step"] for event in events(run_dir, "checkpoint")}
+    resumed = attempt(recipe, folder)
+    assert resumed.statuses == [0, 0], resumed.text
+    assert resumed_from(run_dir) == 2
+    assert_same_run(run_dir, bench.uninterrupted(setting))
+    return "never said to be saved; resumed bitwise the same"
+
+
+TRIALS = [
+    *trials_on(
+        SETTINGS,
+        "F11",
+        {"goes on": disk_full_goes_on, "stops": disk_full_stops, "foreseen": disk_too_small},
+    ),
+    *trials_on(
+        SETTINGS,
+        "F12",
+        {
+            **{
+                f"{file} {how}": damage_file(file, damage)
+                for file in FILES
+                for how, damage in DAMAGES.items()
+            },
+            "all damaged": damage_all,
+        },
+    ),
+    *trials_on(
+        SETTINGS,
+        "F13",
+        {
+            f"{file} {'forged' if forged else 'replaced'}": pickle_payload(file, forged=forged)
+            for file, forged in (
+                ("rank-00000.safetensors", False),
+                ("rank-00000.safetensors", True),
+                ("probe.safetensors", True),
+                (MANIFEST, False),
+            )
+        },
+    ),
+    *trials_on(SETTINGS, "F26", {"fsync": fsync_fails, "read-only": becomes_read_only}),
+]
