@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from tests.support.launches import LAUNCHER, Launch, launch
 from tests.support.training import base_recipe, events, records, run_folder, write_recipe
-
-LAUNCHER = [str(Path(sys.executable).with_name("launcher"))]
-DEADLINE_SECONDS = 240
 
 
 @pytest.fixture
@@ -33,59 +30,35 @@ def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, An
     )
 
 
-def launch(recipe: dict[str, Any], folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    path = write_recipe(folder, recipe)
-    return subprocess.run(
-        [*LAUNCHER, "run", str(path), *options],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
-
-
-def ranks_below(pid: int) -> list[psutil.Process]:
-    """Return the rank processes below the launcher, in order of rank."""
-    found = {}
-    for child in psutil.Process(pid).children(recursive=True):
-        if "launcher.train" in child.cmdline() and "accelerate.commands.launch" not in " ".join(
-            child.cmdline()
-        ):
-            found[int(child.environ().get("RANK", "-1"))] = child
-    return [found[rank] for rank in sorted(found) if rank >= 0]
-
-
 def test_killed_rank_is_named_and_the_same_command_resumes(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
-    path = write_recipe(tmp_path, recipe)
-    run_dir = run_folder(recipe)
-    process = subprocess.Popen(
-        [*LAUNCHER, "run", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    manifest = run_dir.checkpoint(4) / "manifest.json"
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not manifest.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    ranks = ranks_below(process.pid)
+    recipe["run"]["max_restarts"] = 0
+    running = Launch(tmp_path, recipe)
+    run_dir = running.run_dir
+    running.wait_for_checkpoint(4)
+    ranks = running.ranks()
     assert len(ranks) == 2
-    os.kill(ranks[1].pid, signal.SIGKILL)
-    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 1
-    assert "rank 1 was killed by signal 9" in stderr
+    killed_at = time.monotonic()
+    ranks[1].send(signal.SIGKILL)
+    code, _, stderr = running.end()
+    assert time.monotonic() - killed_at <= 5
+    assert code == 1
+    assert f"rank 1 on {socket.gethostname()} was killed by signal 9 (SIGKILL) at step" in stderr
     assert "Traceback" not in stderr
     assert len(stderr.splitlines()) <= 3
 
-    again = launch(recipe, tmp_path)
+    again = launch(tmp_path, recipe)
     assert again.returncode == 0, again.stderr
     assert sorted(records(run_dir, "train/loss")) == list(range(1, 13))
     assert [event["world_size"] for event in events(run_dir, "start")] == [2, 2]
     assert "finished at step 12" in again.stdout
 
-    done = launch(recipe, tmp_path)
+    done = launch(tmp_path, recipe)
     assert (done.returncode, len(events(run_dir, "start"))) == (0, 2)
     assert "already done" in done.stdout
 
-    fresh = launch(recipe, tmp_path, "--fresh", "--set", "train.max_steps=1")
+    fresh = launch(tmp_path, recipe, "--fresh", "--set", "train.max_steps=1")
     assert fresh.returncode == 0, fresh.stderr
     assert (run_dir.root.parent / "test-2" / "summary.json").exists()
     assert len(events(run_dir, "start")) == 2
@@ -94,7 +67,7 @@ def test_killed_rank_is_named_and_the_same_command_resumes(
 def test_a_failing_run_says_one_thing(tmp_path: Path, recipe: dict[str, Any]) -> None:
     """A rate of 1e30 makes the loss infinite: one sentence, not a wall of tracebacks."""
     recipe["train"]["learning_rate"] = 1.0e30
-    failed = launch(recipe, tmp_path)
+    failed = launch(tmp_path, recipe)
     assert failed.returncode == 1
     assert "the loss is nan" in failed.stderr or "gradient" in failed.stderr
     assert failed.stderr.count("step ") <= 3
@@ -107,7 +80,7 @@ def test_a_failing_run_says_one_thing(tmp_path: Path, recipe: dict[str, Any]) ->
 def test_a_model_that_cannot_be_used_is_bad_input(tmp_path: Path, recipe: dict[str, Any]) -> None:
     """What only the ranks can see still ends with exit code 2 and is said once."""
     recipe["method"] = {"type": "lora", "target_modules": ["querry"]}
-    failed = launch(recipe, tmp_path)
+    failed = launch(tmp_path, recipe)
     assert failed.returncode == 2
     assert failed.stderr.count("querry") == 1
     assert "query" in failed.stderr
@@ -117,7 +90,7 @@ def test_a_model_that_cannot_be_used_is_bad_input(tmp_path: Path, recipe: dict[s
 def test_accelerate_launch_by_hand(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["train"]["max_steps"] = 2
     path = write_recipe(tmp_path, recipe)
-    prepared = subprocess.run([*LAUNCHER, "prepare", str(path)], capture_output=True, text=True)
+    prepared = subprocess.run([LAUNCHER, "prepare", str(path)], capture_output=True, text=True)
     assert prepared.returncode == 0, prepared.stderr
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     ranks = ["--use_deepspeed", "--num_processes", "2", "--num_machines", "1"]

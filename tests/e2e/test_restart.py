@@ -1,0 +1,61 @@
+"""A launch outlives its ranks, nothing outlives the launch, and what the dead held is free."""
+
+from __future__ import annotations
+
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.launches import Launch
+from tests.support.training import base_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
+    return base_recipe(
+        tmp_path,
+        minilm_dir,
+        "sequence-classification",
+        small_topics / "train.jsonl",
+        train={"max_steps": 1000},
+        checkpoint={"every_steps": 4},
+        run={"max_restarts": 9},
+        cluster={"cpu_ranks": 2},
+    )
+
+
+def has_attempts(running: Launch, count: int) -> bool:
+    return len(running.run_dir.launches) == count
+
+
+def test_no_orphans_then_restarts_until_nothing_moves(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    first = Launch(tmp_path, recipe)
+    first.wait_for_checkpoint(4)
+    ranks = first.ranks()
+    assert len(ranks) == 2
+    first.process.kill()
+    killed_at = time.monotonic()
+    while any(rank.is_alive for rank in ranks):
+        assert time.monotonic() - killed_at < 10
+        time.sleep(0.05)
+    first.end()
+
+    recipe["checkpoint"]["every_steps"] = 1000  # from here on there is nothing new to go on from
+    second = Launch(tmp_path, recipe, "--allow-change", "checkpoint.every_steps")
+    for attempt in (2, 3, 4):
+        second.wait_for(partial(has_attempts, second, attempt))
+        second.wait_for(lambda: (second.beat(1).get("step") or 0) >= 6)
+        second.ranks()[1].send(signal.SIGKILL)
+    code, _, stderr = second.end()
+    assert code == 1
+    assert stderr.count("was killed by signal 9") == 3
+    assert [line for line in stderr.splitlines() if line.startswith("restart")] == [
+        f"restart {number} of 9 from step-000004." for number in (1, 2)
+    ]
+    assert "no progress in 3 attempts" in stderr.splitlines()[-1]

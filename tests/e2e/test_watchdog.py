@@ -1,0 +1,72 @@
+"""A rank that hangs or runs out of memory is named, and nobody waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.launches import Launch
+from tests.support.memory_groups import limit_memory, new_memory_group, remove_memory_group
+from tests.support.training import base_recipe
+
+TIMEOUT_SECONDS = 20.0
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
+    return base_recipe(
+        tmp_path,
+        minilm_dir,
+        "sequence-classification",
+        small_topics / "train.jsonl",
+        run={"timeout_seconds": TIMEOUT_SECONDS, "max_restarts": 0},
+        train={"max_steps": 1000},
+        checkpoint={"every_steps": 1000},
+        cluster={"cpu_ranks": 2},
+    )
+
+
+def test_a_stopped_rank_is_named_with_the_stacks_of_the_others(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    running = Launch(tmp_path, recipe)
+    running.wait_for_step(2)
+    ranks = running.ranks()
+    stopped_at = time.monotonic()
+    ranks[1].send(signal.SIGSTOP)
+    code, _, stderr = running.end()
+    assert time.monotonic() - stopped_at <= TIMEOUT_SECONDS + 5
+    assert code == 1
+    assert f"rank 1 on {socket.gethostname()} made no progress for" in stderr
+    assert "its process is stopped" in stderr
+    assert len(stderr.splitlines()) <= 3
+    assert not any(rank.is_alive for rank in ranks)
+    seen = json.loads(running.logs.watchdog.read_text())
+    (late,) = seen["late"]
+    assert (late["rank"], late["state"], late["phase"]) == (1, "T", "train")
+    assert "torch/distributed" in running.logs.stacks(0).read_text()
+
+
+def test_a_rank_without_memory_is_no_bare_kill(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    """The kernel ends it with the same signal as anybody would."""
+    group = new_memory_group(f"rank-{os.getpid()}")
+    running = Launch(tmp_path, recipe)
+    try:
+        running.wait_for_step(2)
+        (group / "cgroup.procs").write_text(str(running.ranks()[1].pid))
+        limit_memory(group, 50 << 20)
+        code, _, stderr = running.end()
+    finally:
+        running.process.kill()
+        running.process.wait()
+        remove_memory_group(group)
+    assert code == 1
+    for part in ("rank 1", "ran out of memory at step", "50 MiB", "train.micro_batch_size"):
+        assert part in stderr
