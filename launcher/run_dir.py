@@ -54,6 +54,11 @@ class LogDir:
         return self.root / "stopped.json"
 
     @property
+    def cause(self) -> Path:
+        """JSON of the one root cause of a failed launch, as its parent found it."""
+        return self.root / "cause.json"
+
+    @property
     def watchdog(self) -> Path:
         """JSON of what the watchdog saw when it ended a launch: late ranks, phase, step, stacks."""
         return self.root / "watchdog.json"

@@ -38,7 +38,8 @@ def start_agent(
     grace = grace_seconds(run_dir)
     environment = environment_for(resolved.world_size) | {
         LOGS_VARIABLE: str(logs.root),
-        # Read by torch.distributed.run; on SIGTERM it kills the ranks after 30 s by default.
+        # Read by torch.distributed.run from 2.12 on. Signalled itself, the agent otherwise kills
+        # the ranks after 30 s; signals to this process go to the ranks alone.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(grace),
         "PET_SIGNALS_TO_HANDLE": FORWARDED,
         # Whole minutes, for process groups that DeepSpeed makes with a timeout of its own.

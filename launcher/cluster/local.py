@@ -126,6 +126,7 @@ def _carry(
         if stopped is not None:
             return print_stop(run_dir, stopped)
         cause = find_cause(ending, logs)
+        cause.write(logs)
         say(cause.text)
         if signals.asked is not None or run_dir.stop_request.exists():
             return cause.exit_code

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from launcher.cluster.ranks import Rank
 from launcher.cluster.supervise import Ending
 from launcher.cluster.watchdog import Hang
 from launcher.errors import EXIT_FAILED, EXIT_STOPPED
-from launcher.files import read_object
+from launcher.files import read_object, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 
@@ -42,6 +43,18 @@ class Cause:
     exit_code: int = EXIT_FAILED
     can_restart: bool = True
     """False for what the same attempt would meet again: bad input, numbers gone bad."""
+    kind: str = "Failed"
+    """The error's name, or what happened to the rank."""
+    rank: int | None = None
+    host: str | None = None
+    traceback: str = ""
+
+    def write(self, logs: LogDir) -> None:
+        """Keep it beside the logs that led to it."""
+        record = {"time": time.time(), **asdict(self)}
+        record["message"] = record.pop("text")
+        known = {name: value for name, value in record.items() if value not in (None, "")}
+        replace_text(logs.cause, json.dumps(known, indent=1))
 
 
 def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
@@ -100,7 +113,7 @@ def find_cause(ending: Ending, logs: LogDir) -> Cause:
     the cause only where nothing else is known.
     """
     if ending.hang is not None:
-        return Cause(f"{_describe_hang(ending.hang)} Log: {logs.root}. {RESUME}")
+        return _hang_cause(ending.hang, logs)
     failures = [found for path in logs.failures if (found := read_object(path)) is not None]
     first = _first(failures)
     if first is not None and first.get("class") not in CONSEQUENCES:
@@ -110,7 +123,7 @@ def find_cause(ending: Ending, logs: LogDir) -> Cause:
     if dead is not None:
         code = codes.get(dead.process.pid)
         group = ending.out_of_memory.get(dead.rank)
-        return Cause(_describe_dead(dead, code, group, logs))
+        return _dead_cause(dead, code, group, logs)
     if first is not None:
         return _failure_cause(first, logs)
     how = (
@@ -164,35 +177,46 @@ def _failure_cause(failure: dict[str, Any], logs: LogDir) -> Cause:
             )
             text += f"\n{GPU_MEMORY_CURE if 'CUDA' in failure['message'] else HOST_MEMORY_CURE}"
     return Cause(
-        f"{text}\nLog: {logs.rank(rank)}", int(failure["exit_code"]), can_restart=not expected
+        f"{text}\nLog: {logs.rank(rank)}",
+        int(failure["exit_code"]),
+        can_restart=not expected,
+        kind=failure["kind"],
+        rank=rank,
+        host=failure["host"],
+        traceback=failure["traceback"],
     )
 
 
-def _describe_dead(rank: Rank, code: int | None, group: MemoryGroup | None, logs: LogDir) -> str:
-    who = f"rank {rank.rank} on {rank.beat.get('host') or socket.gethostname()}"
+def _dead_cause(rank: Rank, code: int | None, group: MemoryGroup | None, logs: LogDir) -> Cause:
+    host = rank.beat.get("host") or socket.gethostname()
+    who = f"rank {rank.rank} on {host}"
     where = _where(rank.beat)
     log = logs.rank(rank.rank) if logs.rank(rank.rank).exists() else logs.launch
+    kind = "Killed"
     if group is not None:
         limit = group.limit_bytes()
         which = f" under a limit of {limit / 2**20:,.0f} MiB" if limit else ""
-        return (
+        kind = "Out of memory"
+        text = (
             f"{who} ran out of memory{where}: the kernel ended it by {_signal_name(9)}{which}."
             f" {HOST_MEMORY_CURE}\nLog: {log}. {RESUME}"
         )
-    if code is None:
-        how = "ended without a word"
+    elif code is None:
+        text = f"{who} ended without a word{where}. Log: {log}. {RESUME}"
     elif code < 0:
-        how = f"was killed by {_signal_name(-code)}"
+        shown = f" Its stacks: {logs.stacks(rank.rank)}." if logs.stacks(rank.rank).exists() else ""
+        text = f"{who} was killed by {_signal_name(-code)}{where}.{shown} Log: {log}. {RESUME}"
     else:
-        how = f"ended with exit code {code} and no word"
-    return f"{who} {how}{where}. Log: {log}. {RESUME}"
+        text = f"{who} ended with exit code {code} and no word{where}. Log: {log}. {RESUME}"
+    return Cause(text, kind=kind, rank=rank.rank, host=host)
 
 
-def _describe_hang(hang: Hang) -> str:
+def _hang_cause(hang: Hang, logs: LogDir) -> Cause:
     limit = f"run.timeout_seconds is {hang.timeout_seconds:g}"
+    end = f"Log: {logs.root}. {RESUME}"
     if not hang.late:
         missing = ", ".join(str(rank) for rank in hang.missing)
-        return f"rank {missing} never started ({limit})."
+        return Cause(f"rank {missing} never started ({limit}). {end}", kind="Late")
     parts = []
     for late in hang.late:
         where = _where({"phase": late.phase, "step": late.step, "micro_step": late.micro_step})
@@ -201,7 +225,9 @@ def _describe_hang(hang: Hang) -> str:
             f" ({limit}): {late.why}."
         )
     stacks = "Stacks of the ranks are in the stacks-rank-N.txt files beside the logs."
-    return "\n".join([*parts, stacks])
+    first = hang.late[0]
+    text = "\n".join([*parts, f"{stacks} {end}"])
+    return Cause(text, kind="Late", rank=first.rank, host=first.host)
 
 
 def _where(place: Mapping[str, Any]) -> str:

@@ -54,8 +54,9 @@ class ConsoleWriter:
         self._print(f"evaluation at step {record.step}: {metrics}")
 
     def event(self, event: Event) -> None:
-        """Print an event on a line."""
-        self._print(sentence(event))
+        """Print an event on a line; a failure is said once, by whoever knows which rank's it is."""
+        if event.kind != "failure":
+            self._print(sentence(event))
 
     def sync(self) -> None:
         """Nothing shown is kept."""

@@ -95,10 +95,13 @@ def read_run(run_dir: RunDir) -> RunRecords:
 
 
 def _failure(run_dir: RunDir) -> Json:
-    """Return the earliest failure of the newest launch."""
+    """Return what ended the newest launch; where nobody watched it, its earliest failure."""
     launches = run_dir.launches
     if not launches:
         return {}
+    cause = _json(launches[-1].cause)
+    if cause:
+        return cause
     found = [_json(path) for path in launches[-1].failures]
     known = [failure for failure in found if failure]
     return min(known, key=lambda failure: number(failure.get("time")) or math.inf, default={})

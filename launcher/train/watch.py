@@ -33,6 +33,7 @@ def start_watch(world: World) -> RankWatch:
     if world.logs is not None:
         stacks = os.open(world.logs.stacks(world.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
+        faulthandler.enable(file=stacks)  # a crash in native code shows where it was called from
     heartbeat = Heartbeat(world, stop)
     heartbeat.start()
     return RankWatch(stop, heartbeat)

@@ -41,8 +41,12 @@ def test_variables_of_a_job_around_this_one_are_not_the_ranks(
 def test_torch_reads_the_variables_that_the_agent_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Unknown variables are silently ignored: a new torch must not lose them."""
-    run = pytest.importorskip("torch.distributed.run")
+    """Unknown variables are silently ignored: a new torch must not lose them.
+
+    Before 2.12 the agent, when it is signalled itself, waits 30 s whatever it is told.
+    """
+    pytest.importorskip("torch", minversion="2.12")
+    import torch.distributed.run as run
     from torch.distributed.launcher.api import LaunchConfig
 
     from launcher.cluster.agent import FORWARDED

@@ -108,6 +108,16 @@ def test_a_killed_rank_is_named_with_place_and_signal(logs: LogDir) -> None:
     assert "rank 0" not in cause.text
 
 
+def test_the_cause_is_kept_for_the_report(logs: LogDir) -> None:
+    logs.launch.write_text(AGENT_LOG)
+    cause = find_cause(Ending(code=1, dead=[dead(3, 4711)]), logs)
+    cause.write(logs)
+    kept = json.loads(logs.cause.read_text())
+    assert (kept["kind"], kept["rank"], kept["host"]) == ("Killed", 3, "node")
+    assert kept["message"] == cause.text
+    assert kept["time"] > 0
+
+
 def test_a_lost_peer_is_not_the_cause(logs: LogDir) -> None:
     """A survivor's connection error comes first in time, and a killed rank leaves no words."""
     logs.launch.write_text(AGENT_LOG)

@@ -154,6 +154,24 @@ if world.rank == 1:
     assert "KeyError" in find_cause(ending, logs).text
 
 
+def test_a_crash_in_native_code_shows_where(logs: LogDir, signals: StopSignals) -> None:
+    body = """
+def reads_address_zero():
+    import ctypes
+    watch.heartbeat.at("train", step=5)
+    time.sleep(2)  # a heartbeat comes once a second
+    ctypes.string_at(0)
+if world.rank == 1:
+    reads_address_zero()
+"""
+    ending = Watched(logs, body + FOREVER, signals).end()
+    cause = find_cause(ending, logs)
+    assert "rank 1" in cause.text
+    assert "killed by signal 11 (SIGSEGV) at step 5" in cause.text
+    assert str(logs.stacks(1)) in cause.text
+    assert "reads_address_zero" in logs.stacks(1).read_text()
+
+
 def test_a_stopped_rank_is_named_and_all_show_their_stacks(
     logs: LogDir, signals: StopSignals
 ) -> None:

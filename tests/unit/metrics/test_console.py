@@ -35,6 +35,14 @@ def test_a_log_gets_one_line_a_record_with_all_figures() -> None:
     ]
 
 
+def test_a_failure_is_left_to_whoever_knows_its_cause() -> None:
+    """Rank 0 may only have lost its peer; the launch says which rank was the first."""
+    shown, out = writer(is_terminal=False)
+    shown.event(Event("failure", "t", 5, {"message": "Connection reset by peer"}))
+    shown.close()
+    assert out.getvalue() == ""
+
+
 def test_a_terminal_gets_a_display_with_the_same_figures() -> None:
     shown, out = writer(is_terminal=True)
     shown.train(train_record(5, loss=1.25))

@@ -218,6 +218,18 @@ def test_a_failed_run_names_its_cause(tmp_path: Path) -> None:
     assert "the gradient norm is nan" in page.text
 
 
+def test_what_the_launch_found_goes_before_what_a_rank_said(tmp_path: Path) -> None:
+    run_dir = write_sample_run(tmp_path / "run", "failed")
+    logs = run_dir.launches[-1]
+    failed_at = json.loads(logs.failures[0].read_text())["time"]
+    found = {"kind": "Killed", "rank": 3, "host": "node-4", "message": "rank 3 was killed"}
+    logs.cause.write_text(json.dumps({**found, "time": failed_at + 1}))
+    page = Page(build_report(run_dir))
+    assert "Killed on rank 3, node-4" in page.text
+    assert "rank 3 was killed" in page.text
+    assert "TrainingError" not in page.text
+
+
 def test_a_failure_is_over_when_the_run_goes_on(tmp_path: Path) -> None:
     run_dir = write_sample_run(tmp_path / "run", "failed")
     assert outcome(read_run(run_dir)).label == "Failed"
