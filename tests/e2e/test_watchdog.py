@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import time
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.cgroups import MemoryLimit
 from tests.support.launches import Launch
-from tests.support.memory_groups import limit_memory, new_memory_group, remove_memory_group
 from tests.support.training import base_recipe
 
 TIMEOUT_SECONDS = 20.0
@@ -56,17 +55,12 @@ def test_a_stopped_rank_is_named_with_the_stacks_of_the_others(
 
 def test_a_rank_without_memory_is_no_bare_kill(tmp_path: Path, recipe: dict[str, Any]) -> None:
     """The kernel ends it with the same signal as anybody would."""
-    group = new_memory_group(f"rank-{os.getpid()}")
-    running = Launch(tmp_path, recipe)
-    try:
+    with MemoryLimit() as limit:
+        running = Launch(tmp_path, recipe)
         running.wait_for_step(2)
-        (group / "cgroup.procs").write_text(str(running.ranks()[1].pid))
-        limit_memory(group, 50 << 20)
+        limit.add(running.ranks()[1].pid)
+        limit.shrink_to(50 << 20)
         code, _, stderr = running.end()
-    finally:
-        running.process.kill()
-        running.process.wait()
-        remove_memory_group(group)
     assert code == 1
     for part in ("rank 1", "ran out of memory at step", "50 MiB", "train.micro_batch_size"):
         assert part in stderr

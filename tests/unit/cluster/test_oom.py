@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster.oom import MemoryGroup, MemoryWatch, memory_group
-from tests.support.memory_groups import limit_memory, new_memory_group, remove_memory_group
+from tests.support.cgroups import MemoryLimit
 
 GREEDY = "import time; print(flush=True); input(); held = bytearray(1 << 29); time.sleep(600)"
 V1_MOUNTS = """24 1 0:22 / /proc rw - proc proc rw
@@ -66,18 +65,12 @@ def test_no_cgroup_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit_mib", [100, 4000])
 def test_a_real_kill(limit_mib: int) -> None:
     """A process moved into a cgroup and ended by the kernel there, or by somebody else."""
-    group = new_memory_group(f"test-{os.getpid()}-{limit_mib}")
-    process = subprocess.Popen(
-        [sys.executable, "-c", GREEDY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
     watch = MemoryWatch()
-    try:
-        limit_memory(group, limit_mib << 20)
+    with MemoryLimit() as limit, start_greedy() as process:
         assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
         watch.look(process.pid)
-        (group / "cgroup.procs").write_text(str(process.pid))
+        limit.add(process.pid)
+        limit.shrink_to(limit_mib << 20)
         watch.look(process.pid)
         process.stdin.write(b"\n")
         process.stdin.flush()
@@ -90,7 +83,13 @@ def test_a_real_kill(limit_mib: int) -> None:
         else:
             assert killed is not None
             assert killed.limit_bytes() == limit_mib << 20
-    finally:
-        process.kill()
-        process.wait()
-        remove_memory_group(group)
+
+
+def start_greedy() -> subprocess.Popen[bytes]:
+    """Start a process that holds half a GiB once it is told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", GREEDY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
