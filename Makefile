@@ -2,6 +2,7 @@
 #   make quickstart   fine-tune a real model on this machine
 #   make test         all tests
 #   make check        format, lint, types, layers
+#   make faults       inject every fault there is a promise for; hours
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart assets test check format
+.PHONY: help install quickstart assets test faults check format
 
 help:
 	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
@@ -43,6 +44,11 @@ test: $(INSTALLED)
 	@tests/system_packages.sh
 	$(BIN)/python -m pytest tests/unit -n 2
 	$(BIN)/python -m pytest --ignore tests/unit
+
+# Every fault, each in every setting: takes hours on two cores. Writes docs/faults.md.
+faults: assets
+	@tests/system_packages.sh
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -43,9 +43,14 @@ class ResumePoint:
     def describe(self, resolved: ResolvedRun, world: World) -> dict[str, Any]:
         """Return what the resume event says: from where, and what was cut anew."""
         assert self.manifest is not None
-        saved = {"world_size": self.manifest.world_size, "zero_stage": self.manifest.zero_stage}
-        now = {"world_size": world.world_size, "zero_stage": resolved.zero_stage}
-        return {"saved": saved, "now": now, "resharded": saved != now}
+        saved = (self.manifest.world_size, self.manifest.zero_stage)
+        now = (world.world_size, resolved.zero_stage)
+        return {
+            "step": self.step,
+            "saved_by": f"{saved[0]} ranks at ZeRO stage {saved[1]}",
+            "resumed_by": f"{now[0]} ranks at ZeRO stage {now[1]}",
+            "resharded": saved != now,
+        }
 
 
 def choose_checkpoint(

@@ -8,6 +8,7 @@ python -m tests.faults --sample 2      at most two trials a fault, by a fixed se
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import tempfile
 import traceback
@@ -37,14 +38,15 @@ def make_bench(root: Path) -> Bench:
 
 
 def all_trials(bench: Bench, wanted: set[str]) -> list[Trial]:
-    """Return the trials of the wanted faults; F3 and F4 look at an undisturbed run first."""
+    """Return the trials of the wanted faults; for F3 and F4 an undisturbed run is looked at."""
+    folder = Path(tempfile.mkdtemp(dir=bench.root))
     trials = [*stops.TRIALS, *saves.TRIALS, *deaths.TRIALS, *inputs.TRIALS]
     if "F1" in wanted:
         trials += deaths.kills_at_random_steps(SEED)
     if "F3" in wanted:
-        trials += saves.kills_at_every_point(bench, bench.root)
+        trials += saves.kills_at_every_point(bench, folder)
     if "F4" in wanted:
-        trials += stops.signals_at_random_places(bench, bench.root, SEED)
+        trials += stops.signals_at_random_places(bench, folder, SEED)
     order = list(FAULTS)
     chosen = [trial for trial in trials if trial.fault in wanted]
     return sorted(chosen, key=lambda trial: order.index(trial.fault))
@@ -82,8 +84,6 @@ def main() -> int:
 
 def sample(trials: list[Trial], most: int) -> list[Trial]:
     """Return at most `most` trials of each fault, by a fixed seed."""
-    import random
-
     chance = random.Random(SEED)
     chosen: list[Trial] = []
     for fault in FAULTS:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.ranks import RanksFailed
 from tests.support.training import (
     NO_DROPOUT,
     RankReport,
@@ -95,7 +96,9 @@ def test_another_geometry_is_the_same_run(
     assert reports[0].sample_ids == reference[0].sample_ids[-last:]
     resumes = events(run_folder(torn), "resume")
     assert [event["resharded"] for event in resumes] == [True] * (len(legs) - 1)
-    assert [event["now"]["world_size"] for event in resumes] == [leg.world_size for leg in legs[1:]]
+    assert [event["resumed_by"] for event in resumes] == [
+        f"{leg.world_size} ranks at ZeRO stage {leg.stage}" for leg in legs[1:]
+    ]
 
 
 @pytest.mark.parametrize("stages", [(0, 2), (2, 3), (3, 1)])
@@ -117,3 +120,27 @@ def test_sixteen_bits_keep_their_masters(
     found = records(run_folder(torn), "train/loss")
     assert found == (expected if 3 not in stages else pytest.approx(expected, rel=1e-4))
     assert len(found) == 8
+
+
+def test_block_quantised_moments_stay_where_they_are(
+    tmp_path: Path, steady_model: Path, small_topics: Path
+) -> None:
+    """8-bit AdamW: resumed bitwise on the same ranks, and refused on others before it loads."""
+    curves = {}
+    for name, cuts in (("whole", (None,)), ("torn", (5, None))):
+        leg = Leg(2, 2, 4, None)
+        recipe = recipe_of(tmp_path / name, steady_model, small_topics, "full", leg, "float32")
+        recipe["train"]["optimizer"] = "adamw_8bit"
+        for cut in cuts:
+            train(recipe, tmp_path / name, 2, kill_after=cut)
+        curves[name] = records(run_folder(recipe), "train/loss")
+        assert len(events(run_folder(recipe), "start")) == len(cuts)
+    assert curves["torn"] == curves["whole"]
+
+    recipe = recipe_of(
+        tmp_path / "other", steady_model, small_topics, "full", Leg(2, 2, 4, None), "float32"
+    )
+    recipe["train"]["optimizer"] = "adamw_8bit"
+    train(recipe, tmp_path / "other", 2, kill_after=5)
+    with pytest.raises(RanksFailed, match="can't be cut anew"):
+        train(recipe, tmp_path / "other", 1)
