@@ -108,7 +108,8 @@ def choose_late(
     if waiting and busy:
         return busy, "it is not where the others wait for it"
     lowest = min((rank.position for rank in alive), default=(0, 0))
-    return [rank for rank in alive if rank.position == lowest], "it has come least far"
+    last = [rank for rank in alive if rank.position == lowest]
+    return last, "it has come least far" if len(last) < len(alive) else "no rank has come further"
 
 
 def dump_stacks(alive: Sequence[Rank], logs: LogDir) -> dict[int, str]:

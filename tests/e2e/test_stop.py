@@ -112,6 +112,6 @@ def test_the_time_limit_and_a_stop_before_anything_runs(
     assert "stopped before the first step (SIGTERM); nothing to save yet" in stderr
 
     recipe["train"]["max_steps"] = 2000
-    limited = launch(tmp_path, recipe, "--fresh", "--set", f"run.max_hours={30 / 3600}")
+    limited = launch(tmp_path, recipe, "--fresh", "--set", f"run.max_hours={20 / 3600}")
     assert limited.returncode == 75, limited.stderr
     assert "(time limit)" in limited.stderr

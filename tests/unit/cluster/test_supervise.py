@@ -199,6 +199,23 @@ waits_here()
     assert not logs.stacks(1).exists()
 
 
+def test_a_collective_that_gave_up_is_not_the_cause(logs: LogDir, signals: StopSignals) -> None:
+    """It may do so just before the watchdog would; the rank that it waited for is still there."""
+    body = """
+watch.heartbeat.at("train", step=5 if world.rank else 6)
+if world.rank == 0:
+    time.sleep(1.5)
+    error = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms")
+    write_failure(describe_failure(error, world, watch.heartbeat.place), world.logs)
+    os._exit(1)
+time.sleep(600)
+"""
+    ending = Watched(logs, body, signals).end()
+    assert ending.hang is not None
+    assert [(late.rank, late.step) for late in ending.hang.late] == [(1, 5)]
+    assert find_cause(ending, logs).text.startswith("rank 1 on")
+
+
 def test_slow_is_not_late(logs: LogDir, signals: StopSignals) -> None:
     """Steps of rank 1 take five times as long, and all of it longer than the timeout."""
     body = f"""
