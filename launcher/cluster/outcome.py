@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -54,7 +55,8 @@ class Cause:
         record = {"time": time.time(), **asdict(self)}
         record["message"] = record.pop("text")
         known = {name: value for name, value in record.items() if value not in (None, "")}
-        replace_text(logs.cause, json.dumps(known, indent=1))
+        with contextlib.suppress(OSError):  # on a full disk it is still said
+            replace_text(logs.cause, json.dumps(known, indent=1))
 
 
 def print_summary(run_dir: RunDir, *, already: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -89,7 +90,8 @@ def diagnose(ranks: Ranks, logs: LogDir, now: float, timeout_seconds: float) -> 
     hang = Hang(late, timeout_seconds, missing)
     shown = {str(number): str(logs.stacks(number)) for number, dump in dumps.items() if dump}
     record = {**asdict(hang), "stacks": shown, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    replace_text(logs.watchdog, json.dumps(record, indent=1))
+    with contextlib.suppress(OSError):  # a full disk must not keep the ranks alive
+        replace_text(logs.watchdog, json.dumps(record, indent=1))
     return hang
 
 

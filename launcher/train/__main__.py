@@ -6,6 +6,7 @@ What is imported here is quick: until the signal handlers are there, a stop sign
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -89,7 +90,8 @@ def report_stop(stopped: Stopped, world: World) -> int:
 
     if world.is_main_process:
         if world.logs is not None:
-            write_stopped(stopped, world.logs)
+            with contextlib.suppress(OSError):  # a full disk: the heartbeat says it too
+                write_stopped(stopped, world.logs)
         print(stopped, file=sys.stderr, flush=True)
     elif world.logs is not None:
         # The agent takes the first exit for a failure, and gives the others 30 s.
@@ -105,7 +107,8 @@ def report_failure(error: Exception, world: World, watch: RankWatch) -> int:
 
     failure = describe_failure(error, world, watch.heartbeat.place)
     if world.logs is not None:
-        write_failure(failure, world.logs)
+        with contextlib.suppress(OSError):  # a full disk: then it is in the log alone, if there
+            write_failure(failure, world.logs)
     if not isinstance(error, LauncherError):
         print(failure["traceback"], file=sys.stderr, flush=True)
     elif world.logs is not None or world.is_main_process:
