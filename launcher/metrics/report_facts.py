@@ -133,9 +133,7 @@ def notes(records: RunRecords) -> list[str]:
             found.append(f"The {name} was not finite at {len(bad):,} steps, first at {bad[0]:,}.")
     skipped = records.train[-1].get("skipped_steps", 0) if records.train else 0
     if skipped:
-        found.append(
-            f"{skipped:,} updates were skipped because a loss or gradient was not finite."
-        )
+        found.append(f"{skipped:,} updates were skipped because a loss or gradient was not finite.")
     warnings = sum(event.get("kind") == "warning" for event in records.events)
     if warnings:
         found.append(f"{warnings:,} warning{'s' if warnings > 1 else ''} among the events below.")

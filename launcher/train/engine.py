@@ -112,6 +112,10 @@ def shard(
         # Here that step is also counted, and Adam's bias correction would start at step two: the
         # first update would be 0.74 of what it should be.
         engine.optimizer.optimizer.state.clear()
+    scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
+    if hasattr(scaler, "raise_error_at_min_scale"):
+        # Our own limit of skipped updates stops such a run, and says where it was.
+        scaler.raise_error_at_min_scale = False
     return engine
 
 

@@ -1,19 +1,19 @@
-"""Measures what a rank does by itself, on the host's clock or by a GPU's events; never waits."""
+"""Times what a rank does by itself, on the host's clock or by a GPU's events; never waits."""
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
-_PROBE_SIZE = {"cpu": 256, "cuda": 2048}  # of a square float32 matrix; about 1 ms a product
-_PROBE_SHARE = {"cpu": 0.01, "cuda": 0.001}  # of the time; a CPU's timings are the noisier
-_MOST_PROBES = 4  # after one step
+MOST_LAYERS = 16
+"""Layers timed at ZeRO-3; more would only cost."""
+_MATTERING_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -21,96 +21,136 @@ class LocalWork:
     """What one rank did in one step without waiting for any other."""
 
     seconds: float
+    """Making batches, and the forward passes; at ZeRO-3 these are projected from some layers."""
     num_tokens: int
     """With padding: what the computation was spent on."""
     step_seconds: float
     """The whole step on the clock."""
 
 
-class WorkTimer:
-    """Times the parts of a step that are this rank's own."""
+class Stopwatch:
+    """Adds up the time of a device between pairs of marks, without waiting for it."""
 
-    def __init__(self, device: torch.device, *, times_forward: bool) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
-        self._times_forward = times_forward
+        self._began: Any = None
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._seconds = 0.0
+
+    def start(self) -> None:
+        """Begin a stretch."""
+        self._began = self._mark()
+
+    def stop(self) -> None:
+        """End it."""
+        if self._is_cuda:
+            self._events.append((self._began, self._mark()))
+        else:
+            self._seconds += self._mark() - self._began
+
+    def take(self) -> float:
+        """Return the sum and begin anew; to be called once the device is past the last stretch."""
+        on_device = sum(start.elapsed_time(end) for start, end in self._events) / 1000
+        seconds: float = self._seconds + on_device
+        self._events, self._seconds = [], 0.0
+        return seconds
+
+    def _mark(self) -> Any:
+        if not self._is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class WorkTimer:
+    """Times the parts of each training step that are this rank's own.
+
+    A forward pass is, below ZeRO-3. There it gathers weights, and so waits for all ranks, before
+    each layer: what is timed instead is some layers between their gathering and their end.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, zero_stage: int) -> None:
+        self._host, self._device = Stopwatch(torch.device("cpu")), Stopwatch(device)
+        self._layers = sampled_layers(module) if zero_stage == 3 else []
+        self._share = 1.0
+        if self._layers:
+            self._share = _size(self._layers) / _size(layers_of(module))
+        for layer in self._layers:
+            # DeepSpeed's own hooks, which gather and let go, come before and after these.
+            layer.register_forward_pre_hook(self._enter)
+            layer.register_forward_hook(self._leave, prepend=True)
+        self._times_whole = zero_stage < 3
+        self._is_on = False
         self._num_tokens = 0
-        self._started = time.perf_counter()
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._is_on, self._num_tokens, self._started = True, 0, time.perf_counter()
+
+    def take(self) -> LocalWork:
+        """End the step; to be called once the device is past the last forward pass."""
+        self._is_on = False
+        seconds = self._host.take() + self._device.take() / self._share
+        return LocalWork(seconds, self._num_tokens, time.perf_counter() - self._started)
 
     @contextmanager
     def collation(self) -> Iterator[None]:
         """Time the making of a batch on the host."""
-        began = time.perf_counter()
+        self._host.start()
         yield
-        self._seconds += time.perf_counter() - began
+        self._host.stop()
 
     @contextmanager
     def forward(self, num_tokens: int) -> Iterator[None]:
-        """Time a forward pass; on a GPU by events, which nothing waits for."""
+        """Time a forward pass."""
         self._num_tokens += num_tokens
-        if not self._times_forward:
-            yield
-        elif self._is_cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            yield
-            end.record()
-            self._events.append((start, end))
-        else:
-            began = time.perf_counter()
-            yield
-            self._seconds += time.perf_counter() - began
+        if self._times_whole:
+            self._device.start()
+        yield
+        if self._times_whole:
+            self._device.stop()
 
-    def result(self) -> LocalWork:
-        """Return the sums; to be called once the device is past the last forward pass."""
-        on_device = sum(start.elapsed_time(end) for start, end in self._events) / 1000
-        whole = time.perf_counter() - self._started
-        return LocalWork(self._seconds + on_device, self._num_tokens, whole)
+    def _enter(self, layer: nn.Module, inputs: Any) -> None:
+        if self._is_on:
+            self._device.start()
+
+    def _leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        if self._is_on:
+            self._device.stop()
 
 
-class Probe:
-    """A fixed computation on this rank's device, often enough to know how fast the device is."""
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """Return the innermost modules that multiply by a matrix: where a forward pass takes its time.
 
-    def __init__(self, device: torch.device) -> None:
-        size = _PROBE_SIZE[device.type]
-        self._is_cuda = device.type == "cuda"
-        self._share = _PROBE_SHARE[device.type]
-        self._matrix = torch.ones(size, size, device=device)
-        self._product = torch.empty_like(self._matrix)
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._timings: list[float] = []
-        self._cost = 1e-3
-        self._ended = time.perf_counter()
-        for _ in range(3):
-            torch.mm(self._matrix, self._matrix, out=self._product)
+    They call no other module, so that nothing is gathered while one runs.
+    """
+    return [
+        layer
+        for layer in module.modules()
+        if not isinstance(layer, nn.Embedding)
+        and not next(layer.children(), None)
+        and any(len(_shape(p)) > 1 for p in layer.parameters())
+    ]
 
-    def run_if_due(self) -> None:
-        """Run it as often as its share of the time since the last run allows."""
-        allowed = (time.perf_counter() - self._ended) * self._share / self._cost
-        for _ in range(min(_MOST_PROBES, int(allowed))):
-            self._run()
-            self._ended = time.perf_counter()
 
-    def _run(self) -> None:
-        if self._is_cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            torch.mm(self._matrix, self._matrix, out=self._product)
-            end.record()
-            self._events.append((start, end))
-            return
-        began = time.perf_counter()
-        torch.mm(self._matrix, self._matrix, out=self._product)
-        self._timings.append(time.perf_counter() - began)
+def sampled_layers(module: nn.Module) -> list[nn.Module]:
+    """Return some of those that matter by their size, spread evenly over the model."""
+    layers = layers_of(module)
+    left, chosen = _MATTERING_SHARE * _size(layers), set[nn.Module]()
+    for layer in sorted(layers, key=lambda layer: _size([layer]), reverse=True):
+        if left > 0:  # adapters are many, and next to nothing of the work
+            left -= _size([layer])
+            chosen.add(layer)
+    mattering = [layer for layer in layers if layer in chosen]
+    return mattering[:: max(1, -(-len(mattering) // MOST_LAYERS))]
 
-    def take(self) -> float:
-        """Return the mean seconds of a run since the last call; NaN without any."""
-        done = [(start, end) for start, end in self._events if end.query()]
-        self._events = self._events[len(done) :]
-        timings = self._timings + [start.elapsed_time(end) / 1000 for start, end in done]
-        self._timings = []
-        if not timings:
-            return math.nan
-        self._cost = max(1e-5, min(timings))  # the least: what it costs where nothing disturbs
-        return statistics.fmean(timings)
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)  # of all shards together
+    return shape
+
+
+def _size(layers: list[nn.Module]) -> int:
+    return sum(_shape(p).numel() for layer in layers for p in layer.parameters())

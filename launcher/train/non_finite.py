@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 import torch
@@ -13,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from launcher.data.sampler import FILLER, Window, micro_batches
-from launcher.train.session import Session
 
 Cause = Literal["loss", "gradient"]
 
@@ -42,24 +40,18 @@ class NumberWatch:
     for when the step is over, and only where something is wrong.
     """
 
-    def __init__(self, module: nn.Module, num_micro_batches: int, device: torch.device) -> None:
-        self._bad: dict[Cause, Tensor] = {
-            "loss": torch.zeros(num_micro_batches, dtype=torch.uint8, device=device),
-            "gradient": torch.zeros(num_micro_batches, dtype=torch.uint8, device=device),
-        }
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._device = device
+        self._bad: dict[Cause, Tensor] = {}
         self._micro_step = 0
-        self._handle = _sentinel(module).register_hook(self._look)
+        _sentinel(module).register_hook(self._look)
 
-    def __enter__(self) -> NumberWatch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._handle.remove()
+    def start(self, num_micro_batches: int) -> None:
+        """Begin a step with nothing noted."""
+        self._bad = {
+            "loss": torch.zeros(num_micro_batches, dtype=torch.uint8, device=self._device),
+            "gradient": torch.zeros(num_micro_batches, dtype=torch.uint8, device=self._device),
+        }
 
     def loss(self, micro_step: int, loss_sum: Tensor) -> Tensor:
         """Return the loss of a micro-batch for its backward pass; a bad one spoils all gradients.
@@ -75,16 +67,16 @@ class NumberWatch:
     def _look(self, gradient: Tensor) -> None:
         self._bad["gradient"][self._micro_step] = ~torch.isfinite(gradient).all()
 
-    def find(self, session: Session, window: Window, loss: float) -> NonFinite:
+    def find(
+        self, window: Window, loss: float, *, micro_batch_size: int, world_size: int
+    ) -> NonFinite:
         """Ask all ranks what they noted; all of them call this, or none."""
         cause: Cause = "gradient" if math.isfinite(loss) else "loss"
-        world_size = session.world.world_size
         noted = [torch.empty_like(self._bad[cause]) for _ in range(world_size)]
         dist.all_gather(noted, self._bad[cause])
-        size = session.recipe.train.micro_batch_size
         seen: dict[int, tuple[int, ...]] = {}
         for rank, flags in enumerate(noted):
-            batches = micro_batches(window.sample_ids, size, rank, world_size)
+            batches = micro_batches(window.sample_ids, micro_batch_size, rank, world_size)
             bad = [ids for ids, flag in zip(batches, flags.tolist(), strict=True) if flag]
             if bad:
                 seen[rank] = tuple(int(i) for ids in bad for i in ids if i != FILLER)

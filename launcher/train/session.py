@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ from launcher.recipe.steps import StepPlan
 from launcher.run_dir import RunDir
 from launcher.tasks.interface import Batch, Task
 from launcher.train.heartbeat import Heartbeat
+from launcher.train.local_work import WorkTimer
+from launcher.train.non_finite import NumberWatch
 from launcher.train.prepare import Prepared
 from launcher.train.watch import RankWatch
 from launcher.world import World
@@ -85,6 +88,16 @@ class Session:
     def to_device(self, batch: Batch) -> Batch:
         """Return a micro-batch on this rank's device."""
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    @cached_property
+    def work(self) -> WorkTimer:
+        """Times what this rank does by itself."""
+        return WorkTimer(self.engine.module, self.device, self.resolved.zero_stage)
+
+    @cached_property
+    def numbers(self) -> NumberWatch:
+        """Notes where in a step a number goes bad."""
+        return NumberWatch(self.engine.module, self.device)
 
     @property
     def monitor(self) -> str:

@@ -13,8 +13,8 @@ from launcher.data.sampler import Window, micro_batches
 from launcher.errors import NonFiniteError
 from launcher.train.agree import sum_over_ranks
 from launcher.train.engine import gradient_norm
-from launcher.train.local_work import LocalWork, WorkTimer
-from launcher.train.non_finite import NonFinite, NumberWatch
+from launcher.train.local_work import LocalWork
+from launcher.train.non_finite import NonFinite
 from launcher.train.session import Session
 
 if TYPE_CHECKING:
@@ -74,27 +74,32 @@ def train_step(session: Session, window: Window) -> StepResult:
     batches = micro_batches(
         window.sample_ids, session.recipe.train.micro_batch_size, world.rank, world.world_size
     )
-    timer = WorkTimer(session.device, times_forward=session.resolved.zero_stage < 3)
-    with NumberWatch(engine.module, len(batches), session.device) as numbers:
-        for micro_step, ids in enumerate(batches):
-            session.heartbeat.at("train", step=window.step + 1, micro_step=micro_step)
-            last = micro_step == len(batches) - 1
-            engine.set_gradient_accumulation_boundary(last)
-            with timer.collation():
-                rows = session.collate(train, ids)
-            batch = session.to_device(rows)
-            with timer.forward(rows["input_ids"].numel()):
-                output = session.task.forward(engine, batch)
-            loss = numbers.loss(micro_step, output.loss_sum)
-            engine.backward(loss * scale, scale_wrt_gas=False)
-            loss_sum += output.loss_sum.detach()
-            if not last:
-                engine.step()
+    session.work.start()
+    session.numbers.start(len(batches))
+    for micro_step, ids in enumerate(batches):
+        session.heartbeat.at("train", step=window.step + 1, micro_step=micro_step)
+        last = micro_step == len(batches) - 1
+        engine.set_gradient_accumulation_boundary(last)
+        with session.work.collation():
+            rows = session.collate(train, ids)
+        batch = session.to_device(rows)
+        with session.work.forward(rows["input_ids"].numel()):
+            output = session.task.forward(engine, batch)
+        loss = session.numbers.loss(micro_step, output.loss_sum)
+        engine.backward(loss * scale, scale_wrt_gas=False)
+        loss_sum += output.loss_sum.detach()
+        if not last:
+            engine.step()
     total = sum_over_ranks(loss_sum, session.device).item()
     grad_norm, skipped = _update(session)
-    work = timer.result()
+    work = session.work.take()
     if skipped:
-        found = numbers.find(session, window, total)
+        found = session.numbers.find(
+            window,
+            total,
+            micro_batch_size=session.recipe.train.micro_batch_size,
+            world_size=world.world_size,
+        )
         return StepResult(0.0, 0, num_tokens, None, found, work)
     if not (math.isfinite(total) and math.isfinite(grad_norm)):
         raise NonFiniteError(

@@ -1,8 +1,6 @@
 """Finds the rank that all others wait for: each measures its own work, and rank 0 compares.
 
-Time between steps tells nothing, since every rank waits for the slowest at each collective. What
-is measured here contains none: making batches, the forward pass (below ZeRO-3, whose forward pass
-gathers weights), and at ZeRO-3 a small fixed computation instead.
+Time between steps tells nothing, since every rank waits for the slowest at each collective.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from launcher.train.local_work import LocalWork, Probe
+from launcher.train.local_work import LocalWork
 from launcher.train.session import Session
 
 SLOW = 2.5
@@ -43,8 +41,6 @@ class Pace:
     num_tokens: float
     """In a step."""
     step_seconds: float
-    probe_seconds: float
-    """NaN where the probe didn't run."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +50,20 @@ class Slowness:
     ratio: float
     seconds: float
     median_of_others: float
-    what: str
 
 
 def slowness(paces: Sequence[Pace], rank: int) -> Slowness:
-    """Compare one rank with the median of the others, by what shows it most.
+    """Compare one rank with the median of the others.
 
-    Work counts as slow only where it is so both as a whole and per token: longer rows take longer,
-    and very short ones take long for their length.
+    A rank is slow only where it is so both as a whole and per token: longer rows take longer, and
+    very short ones take long for their length.
     """
     pace, others = paces[rank], [pace for i, pace in enumerate(paces) if i != rank]
     median = statistics.median(other.seconds for other in others)
     per_token = statistics.median(_per_token(other) for other in others)
     ratio = min(_over(pace.seconds, median), _over(_per_token(pace), per_token))
-    if pace.seconds - median < MATTERS * pace.step_seconds:
-        ratio = 0.0
-    work = Slowness(ratio, pace.seconds, median, "its own work in a step")
-    probes = [pace.probe_seconds, *(other.probe_seconds for other in others)]
-    if any(math.isnan(seconds) for seconds in probes):
-        return work
-    median = statistics.median(probes[1:])
-    device = Slowness(_over(probes[0], median), probes[0], median, "a small fixed computation")
-    return max(work, device, key=lambda found: found.ratio)
+    matters = pace.seconds - median >= MATTERS * pace.step_seconds
+    return Slowness(ratio if matters else 0.0, pace.seconds, median)
 
 
 def _per_token(pace: Pace) -> float:
@@ -122,7 +110,6 @@ class Stragglers:
             return
         self._hosts = gather_hosts(session.world.world_size, session.device)
         self._streaks = Streaks(session.world.world_size)
-        self._probe = Probe(session.device) if session.resolved.zero_stage == 3 else None
         self._works: list[LocalWork] = []
         self._next_check: int | None = None
         self._warm = False
@@ -132,8 +119,6 @@ class Stragglers:
         if self._is_alone:
             return
         self._works.append(work)
-        if self._probe is not None:
-            self._probe.run_if_due()
         if self._next_check is None:
             self._next_check = self._logged_step(step + WARM_UP_STEPS)
         if step >= self._next_check:
@@ -150,10 +135,10 @@ class Stragglers:
             self._session.recorder.event(
                 "warning",
                 step=step,
-                message=f"rank {rank} on {self._hosts[rank]} is slow: {slow.what} takes it"
-                f" {slow.seconds:.3g} s, {slow.ratio:.1f} times the median of the other ranks"
-                f" ({slow.median_of_others:.3g} s), and all wait for it. Look at that machine:"
-                " clocks and temperature of its GPU, other processes, its disk.",
+                message=f"rank {rank} on {self._hosts[rank]} is slow, and all wait for it: its own"
+                f" work in a step takes {slow.seconds:.3g} s, {slow.ratio:.1f} times the median of"
+                f" the other ranks ({slow.median_of_others:.3g} s). Look at that machine: clocks"
+                " and temperature of its GPU, other processes, its disk.",
                 rank=rank,
                 host=self._hosts[rank],
                 ratio=slow.ratio,
@@ -172,7 +157,6 @@ class Stragglers:
             sum(work.seconds for work in self._works) / count,
             sum(work.num_tokens for work in self._works) / count,
             sum(work.step_seconds for work in self._works) / count,
-            math.nan if self._probe is None else self._probe.take(),
         )
         self._works = []
         mine = torch.tensor(own, dtype=torch.float64, device=self._session.device)

@@ -43,18 +43,18 @@ def watch_step(
 def _judge_skip(session: Session, progress: Progress, found: NonFinite) -> None:
     """Say why the update was skipped, and stop where the recipe has it so."""
     train, in_a_row = session.recipe.train, progress.skipped_in_a_row
-    what = describe(found)
+    what, lowers_scale = describe(found), _lowers_loss_scale(session, found)
     session.recorder.event(
         "warning",
         step=progress.step,
-        message=f"update skipped: {what}",
+        message=f"update skipped: {what}{'; the loss scale is lowered' if lowers_scale else ''}",
         cause=found.cause,
         in_a_row=in_a_row,
         sample_ids=found.sample_ids,
         seen_by={str(rank): ids for rank, ids in found.seen.items()},
     )
     too_many = in_a_row > train.max_skipped_steps
-    if not too_many and (train.non_finite == "skip" or _lowers_loss_scale(session, found)):
+    if not too_many and (train.non_finite == "skip" or lowers_scale):
         return
     ids = f"sample ids of the step: {some(found.sample_ids)}."
     if too_many:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.store import newest_verified
+from launcher.shipped import shipped_folder
 from tests.support.bad_numbers import Kind, Poison
 from tests.support.ranks import RanksFailed
 from tests.support.training import base_recipe, copy_model, events, records, run_folder, train
@@ -172,6 +175,102 @@ def test_skipping_is_bounded(tmp_path: Path, small_model: Path, small_topics: Pa
     losses = {line["step"]: line["train/loss"] for line in map(json.loads, lines)}
     assert {step for step, loss in losses.items() if loss is None} == {1, 2, 4, 5}
     assert [warning["in_a_row"] for warning in events(run_dir, "warning")] == [1, 2, 1, 2, 3]
+
+
+def _half_precision_on_the_cpu() -> None:
+    """DeepSpeed calls it unsupported there, and it is: too slow for use, not for a few steps."""
+    accelerator: Any = importlib.import_module("deepspeed.accelerator").get_accelerator()
+    accelerator.is_fp16_supported = lambda: True
+    accelerator.supported_dtypes = lambda: [torch.float32, torch.bfloat16, torch.float16]
+
+
+def _float16_recipe(
+    folder: Path, model: Path, topics: Path, scale_power: int, **train_keys: Any
+) -> dict[str, Any]:
+    config = json.loads((shipped_folder("ds_configs") / "zero2.json").read_text())
+    config["fp16"] |= {"initial_scale_power": scale_power, "hysteresis": 1}
+    path = folder / "ds.json"
+    path.write_text(json.dumps(config))
+    return _recipe(folder, model, topics, (str(path), "float16", "full"), **train_keys)
+
+
+def test_a_loss_scale_that_is_too_large_is_lowered_and_a_bad_loss_stops(
+    tmp_path: Path, small_model: Path, small_topics: Path
+) -> None:
+    """With float16, skipping is how the scale is found, so `stop` is not for these gradients."""
+    recipe = _float16_recipe(tmp_path, small_model, small_topics, scale_power=21)
+    poison = Poison(tmp_path / "notes", {8: "nan loss"})
+
+    def sabotage() -> None:
+        _half_precision_on_the_cpu()
+        poison()
+
+    with pytest.raises(RanksFailed, match="NonFiniteError: step 8: the loss is nan on rank 1"):
+        train(recipe, tmp_path, 2, sabotage=sabotage)
+    skipped = {step: at["cause"] for step, at in poison.read(0).items() if at["skipped"]}
+    assert skipped.pop(8) == "loss"
+    assert 1 <= len(skipped) <= 6
+    assert set(skipped.values()) == {"gradient"}
+    warnings = events(run_folder(recipe), "warning")
+    assert ["the loss scale is lowered" in warning["message"] for warning in warnings] == [
+        *(True for _ in skipped),
+        False,
+    ]
+
+
+def test_a_loss_scale_at_its_least_does_not_hide_where_it_was(
+    tmp_path: Path, small_model: Path, small_topics: Path
+) -> None:
+    recipe = _float16_recipe(
+        tmp_path, small_model, small_topics, scale_power=1, max_skipped_steps=4
+    )
+    poison = Poison(tmp_path / "notes", dict.fromkeys(range(2, 9), "infinite gradient"))
+
+    def sabotage() -> None:
+        _half_precision_on_the_cpu()
+        poison()
+
+    with pytest.raises(RanksFailed, match="NonFiniteError: step 6: the gradient is not finite"):
+        train(recipe, tmp_path, 2, sabotage=sabotage)
+
+
+def test_an_evaluation_that_is_not_finite_is_recorded_as_such_and_never_the_best(
+    tmp_path: Path, small_model: Path, small_topics: Path
+) -> None:
+    """Argmax of NaN gives classes, and so an accuracy; it must not count. Nor may a kill after it
+    lose what came before, nor updates skipped since the last evaluation pass for a loss of 0."""
+    case = ("zero2", "float32", "full")
+    recipe = _recipe(tmp_path, small_model, small_topics, case, non_finite="skip")
+    recipe["data"]["validation"] = [{"path": str(small_topics / "validation.jsonl")}]
+    recipe["evaluate"] = {"every_steps": 2}
+    recipe["checkpoint"] = {"every_steps": 2, "asynchronous": False}
+    recipe["early_stopping"] = {"monitor": "validation/accuracy", "patience": 10}
+    bad_steps: dict[int, Kind] = {5: "nan loss", 6: "nan loss"}
+    poison = Poison(tmp_path / "notes", bad_steps, evaluations=frozenset({4}))
+    train(recipe, tmp_path, 2, sabotage=poison, kill_after=4)
+    train(recipe, tmp_path, 2, sabotage=poison)
+
+    run_dir = run_folder(recipe)
+    losses: dict[int, Any] = dict(records(run_dir, "validation/loss"))
+    accuracies: dict[int, Any] = dict(records(run_dir, "validation/accuracy"))
+    assert sorted(losses) == [0, 2, 4, 6, 8]
+    assert [step for step, loss in losses.items() if loss == "NaN"] == [4]
+    assert [step for step, accuracy in accuracies.items() if accuracy == "NaN"] == [4]
+    assert 4 not in [event["step"] for event in events(run_dir, "evaluation_best")]
+    assert run_dir.best.readlink().name != "step-000004"
+    said = [event["message"] for event in events(run_dir, "warning") if event["step"] == 4]
+    assert ["validation/loss is nan" in message for message in said] == [True]
+    history = read_manifest(newest_verified(run_dir)).progress["stop"]["history"]
+    assert [math.isnan(point["monitored"]) for point in history] == [False, True, False, False]
+    assert [math.isnan(point["train_loss"]) for point in history] == [False, False, True, False]
+    summary = json.loads(run_dir.summary.read_text())
+    assert summary["first_evaluation"]["validation/loss"] == losses[0]
+    assert summary["best"]["step"] == run_dir_step(run_dir.best.readlink())
+
+
+def run_dir_step(folder: Path) -> int:
+    """The step of a checkpoint folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def _engine_that_checks_nothing() -> None:

@@ -28,11 +28,13 @@ class Poison:
 
     Called in each rank before it trains. `notes` gets one file a rank: by step, a checksum of all
     weights and optimizer state before and after. With `leave_out`, no rank takes those steps.
+    In evaluations after the steps of `evaluations`, rank 1 predicts NaN.
     """
 
     notes: Path
     at: Mapping[int, Kind]
     leave_out: frozenset[int] = frozenset()
+    evaluations: frozenset[int] = frozenset()
 
     def __call__(self) -> None:
         loop: Any = importlib.import_module("launcher.train.loop")
@@ -67,9 +69,11 @@ class Poison:
             return result
 
         def poisoned(model: Any, batch: Any) -> Any:
+            if rank != BAD_RANK:
+                return forward(model, batch)
+            if not torch.is_grad_enabled():
+                return forward(NanPredictions(model, now["step"] in self.evaluations), batch)
             output = forward(model, batch)
-            if rank != BAD_RANK or not torch.is_grad_enabled():
-                return output
             now["micro_step"] += 1
             kind = self.at.get(now["step"])
             if kind is not None and now["micro_step"] == BAD_MICRO_STEP:
@@ -84,6 +88,20 @@ class Poison:
         """Return what one rank noted, by step."""
         noted = json.loads((self.notes / f"rank-{rank}.json").read_text())
         return {int(step): values for step, values in noted.items()}
+
+
+@dataclass(frozen=True)
+class NanPredictions:
+    """A model whose predictions are not numbers, or (if not `on`) the model as it is."""
+
+    model: Any
+    on: bool
+
+    def __call__(self, **inputs: Any) -> Any:
+        output = self.model(**inputs)
+        if self.on:
+            output.logits = output.logits * math.nan
+        return output
 
 
 def spoil(kind: Kind, loss: torch.Tensor, model: Any) -> torch.Tensor:
