@@ -28,7 +28,13 @@ SEED = 20261123
 
 
 def make_bench(root: Path) -> Bench:
-    """Write the small model and data that all trials share."""
+    """Write the small model and data that all trials share.
+
+    What the ranks import is imported here, once: forked ranks then start in a moment.
+    """
+    import launcher.train.prepare
+    import launcher.train.run  # noqa: F401
+
     model, topics = root / "model", root / "topics"
     model.mkdir()
     topics.mkdir()

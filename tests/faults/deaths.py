@@ -36,10 +36,10 @@ LONG = {"max_steps": 400}
 
 
 def kills_at_random_steps(seed: int) -> Iterator[Trial]:
-    """F1: yield 20 kills of a random rank at a random micro-step, and one of a real launch."""
+    """F1: yield 20 kills of a random rank at a random place, and one of a launch a setting."""
     chance = random.Random(seed)
     for setting in SETTINGS:
-        for _ in range(NUM_KILLS):
+        for _ in range(NUM_KILLS // len(SETTINGS)):
             rank, place = chance.randrange(2), chance.randrange(1, 4 * NUM_STEPS)
             yield Trial("F1", f"rank {rank} at place {place}", setting, kill_at(rank, place))
         yield Trial("F1", "a rank of launcher run", setting, kill_a_rank_of_a_launch)
@@ -117,7 +117,7 @@ def _alive(pid: int) -> bool:
 
 
 def stop_a_rank(bench: Bench, setting: Setting, folder: Path) -> str:
-    timeout = 8.0
+    timeout = 20.0
     recipe = bench.recipe(
         folder, setting, run={"max_restarts": 0, "timeout_seconds": timeout}, train=LONG
     )
@@ -132,7 +132,7 @@ def stop_a_rank(bench: Bench, setting: Setting, folder: Path) -> str:
     assert seconds <= timeout + 5.0, seconds
     assert "rank 1" in stderr, stderr
     stacks = running.logs.stacks(0).read_text()
-    assert "train_step" in stacks
+    assert "launcher/train/loop.py" in stacks, stacks
     assert not any(_alive(rank.pid) for rank in ranks)
     return f"named after {seconds:.1f} s at a timeout of {timeout:.0f} s, stacks dumped"
 
@@ -142,13 +142,12 @@ def out_of_memory(bench: Bench, setting: Setting, folder: Path) -> str:
     running = Launch(folder, recipe)
     running.wait_for_checkpoint(2)
     with MemoryLimit() as limit:
-        rank = running.ranks()[1]
-        limit.add(rank.pid)
-        running.wait_for_step(6)
-        limit.shrink_to(8 << 20)
+        limit.add(running.ranks()[1].pid)
+        limit.shrink_to(1 << 20)  # what it has already stays; the next buffer is too much
         code, _, stderr = running.end()
     assert code == EXIT_FAILED
-    assert "out of memory" in stderr, stderr
+    assert "ran out of memory at step" in stderr, stderr
+    assert "train.micro_batch_size" in stderr, stderr
     assert "rank 1" in stderr
     return "said to be out of memory, with the knobs"
 
@@ -169,7 +168,7 @@ def dies_at_the_same_step(bench: Bench, setting: Setting, folder: Path) -> str:
     assert done.returncode == EXIT_FAILED, done.stderr
     assert "no progress in 3 attempts" in done.stderr, done.stderr
     starts = events(run_folder(recipe), "start")
-    assert len(starts) == 4, [start["resumed_from"] for start in starts]
+    assert [start["resumed_from"] for start in starts] == [0, 2, 2, 2]
     return "restarts ended: no progress in 3 attempts"
 
 
@@ -178,8 +177,7 @@ import os, signal, sys
 if os.environ.get("RANK") == "1":
     class Watch:
         def find_spec(self, name, path=None, target=None):
-            if name == "launcher.train.heartbeat":
-                sys.meta_path.remove(self)
+            if name == "launcher.train.run":  # the heartbeat is there, training not yet
                 import launcher.train.heartbeat as heartbeat
                 plain = heartbeat.Heartbeat.at
                 def at(self, phase=None, **place):

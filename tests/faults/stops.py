@@ -117,6 +117,13 @@ def events_or_none(run_dir: RunDir, kind: str) -> list[dict[str, Any]]:
         return []
 
 
+def wait_for_event(run_dir: RunDir, kind: str) -> None:
+    """Wait until a run has recorded an event of a kind, a minute at most."""
+    deadline = time.monotonic() + 60.0
+    while not events_or_none(run_dir, kind) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def _stopped_and_resumes(
     bench: Bench, setting: Setting, folder: Path, statuses: list[int], recipe: dict[str, Any]
 ) -> str:
@@ -136,14 +143,14 @@ def killed_before_the_save_is_done(bench: Bench, setting: Setting, folder: Path)
     """F6: the save of a stop takes longer than the kill leaves it; and it was foreseen."""
     recipe = bench.recipe(folder, setting, run={"grace_seconds": 0.5})
     run_dir = run_folder(recipe)
+    rate = _slow_enough(bench, setting)  # here: a rank must not train the run that it asks for
 
     def sabotage(_rank: int) -> None:
-        inject.observe(inject.throttle(_slow_enough(bench, setting)))
+        inject.observe(inject.throttle(rate))
         at_step(NUM_STEPS - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     def kill_when_saving(pids: list[int]) -> None:
-        while not events_or_none(run_dir, "stop"):
-            time.sleep(0.02)
+        wait_for_event(run_dir, "stop")
         time.sleep(0.3)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -169,15 +176,15 @@ def signals_while_saving(bench: Bench, setting: Setting, folder: Path) -> str:
     """F7: after the first signal has led to the save, more of them arrive while it is written."""
     recipe = bench.recipe(folder, setting)
     run_dir = run_folder(recipe)
+    rate = _slow_enough(bench, setting)
 
     def sabotage(rank: int) -> None:
-        inject.observe(inject.throttle(_slow_enough(bench, setting)))
+        inject.observe(inject.throttle(rate))
         if rank == 1:
             at_step(INTERVAL + 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     def signal_again(pids: list[int]) -> None:
-        while not events_or_none(run_dir, "stop"):
-            time.sleep(0.02)
+        wait_for_event(run_dir, "stop")
         for which in SIGNALS:
             time.sleep(0.1)
             for pid in pids:
