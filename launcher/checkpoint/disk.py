@@ -18,6 +18,9 @@ from typing import Any
 BLOCK_BYTES = 16 * 1024 * 1024
 """Largest single write: how much a throttled or interrupted write loses at most."""
 
+SMALL_BYTES = 1024 * 1024
+"""Pieces below this are joined."""
+
 Observer = Callable[[str, Path, int], None]
 """Gets operation (mkdir, create, write, fsync, rename, unlink, rmdir), path and bytes."""
 observers: list[Observer] = []
@@ -43,14 +46,27 @@ class NewFile:
         self._path = path
         self._digest = hashlib.sha256()
         self._num_bytes = 0
+        self._pending = bytearray()
         _announce("create", path)
         # O_EXCL and O_NOFOLLOW: nobody's link can lead the write elsewhere.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, mode)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append all of `data`."""
+        """Append all of `data`; small pieces wait for others, so that few writes are needed."""
         view = memoryview(data).cast("B")
+        if len(view) < SMALL_BYTES:
+            self._pending += view
+        if len(view) >= SMALL_BYTES or len(self._pending) >= SMALL_BYTES:
+            self._write_pending()
+        if len(view) >= SMALL_BYTES:
+            self._write_now(view)
+
+    def _write_pending(self) -> None:
+        pending, self._pending = self._pending, bytearray()
+        self._write_now(memoryview(pending))
+
+    def _write_now(self, view: memoryview) -> None:
         try:
             while view:
                 _announce("write", self._path, min(len(view), BLOCK_BYTES))
@@ -64,6 +80,7 @@ class NewFile:
 
     def finish(self) -> FileRecord:
         """Flush to the disk; return what a reader has to find."""
+        self._write_pending()
         _announce("fsync", self._path)
         try:
             os.fsync(self._descriptor)

@@ -32,6 +32,7 @@ def run_rank(
     """
     watch = watch or quiet_watch(world)
     heartbeat = watch.heartbeat
+    heartbeat.at("start")  # the libraries are imported
     prepared = open_prepared(resolved.recipe)
     accelerator = start_accelerator(resolved, world)  # first: ZeRO-3 partitions while loading
     device = accelerator.device

@@ -188,7 +188,7 @@ def edited(what: str) -> Callable[[Bench, Setting, Path], str]:
         elif what == "data":
             lines = data.read_text().splitlines()
             data.write_text("\n".join(reversed(lines)) + "\n")
-            named, key = "train.jsonl", "data.train"
+            named, key = "train.jsonl", "data"
         else:
             file = model / "model.safetensors"
             raw = bytearray(file.read_bytes())
