@@ -15,6 +15,7 @@ from launcher.train.stop import StopFlag, StopReason
 from launcher.world import World
 
 INTERVAL_SECONDS = 1.0
+SHORTEST_INTERVAL_SECONDS = 0.1
 MARGIN_SECONDS = 5.0
 RECORD_BYTES = 1024
 
@@ -49,13 +50,17 @@ class Heartbeat:
         self._run_dir: RunDir | None = None
         self._host = socket.gethostname()
         self._descriptor: int | None = None
+        self._written = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def at(
         self, phase: str | None = None, *, step: int | None = None, micro_step: int | None = None
     ) -> None:
-        """Note where the rank is now; what isn't given stays. Only sets a value."""
+        """Note where the rank is now; what isn't given stays.
+
+        Written at once, unless that has just been done: a kill then finds the place in the file.
+        """
         place = self.place
         self.place = replace(
             place,
@@ -64,6 +69,8 @@ class Heartbeat:
             micro_step=place.micro_step if micro_step is None else micro_step,
             progressed=time.monotonic(),
         )
+        if self.place.progressed - self._written >= SHORTEST_INTERVAL_SECONDS:
+            self._write()
 
     def start(self) -> None:
         """Write the first heartbeat, and from now on one every second."""
@@ -101,7 +108,7 @@ class Heartbeat:
     def _write(self) -> None:
         if self._world.logs is None:
             return
-        place = self.place
+        place, self._written = self.place, time.monotonic()
         values = {
             "rank": self._world.rank,
             "local_rank": self._world.local_rank,
@@ -110,7 +117,7 @@ class Heartbeat:
             "phase": place.phase,
             "step": place.step,
             "micro_step": place.micro_step,
-            "written": time.monotonic(),
+            "written": self._written,
             "progressed": place.progressed,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from launcher.errors import EXIT_STOPPED
 from launcher.recipe.resolve import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,7 +26,10 @@ DEADLINE_SECONDS = 300
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its kind (`cluster`: needs machines that tests don't have)."""
+    """A fenced block: its language, and its kind.
+
+    `cluster`: needs machines that tests don't have. `running`: is about a run that is under way.
+    """
 
     language: str
     kind: str
@@ -97,7 +102,7 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_readme_has_commands_of_every_verb() -> None:
     verbs = {line.split()[1] for _, line in COMMANDS if line.startswith("launcher ")}
-    assert verbs == {"check", "run", "prepare", "export", "report", "schema"}
+    assert verbs == {"check", "run", "prepare", "export", "report", "schema", "stop"}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +124,19 @@ def test_commands_left_behind_what_the_readme_says(sandbox: Path) -> None:
     exported = {path.name for path in (sandbox / "exports").iterdir()}
     assert exported == {"quickstart-last", "smollm2-merged"}
     assert json.loads((sandbox / "recipe.schema.json").read_text())["properties"]["train"]
+
+
+@pytest.mark.parametrize("line", [line for kind, line in COMMANDS if kind == "running"])
+def test_command_about_a_run_under_way(line: str, sandbox: Path) -> None:
+    long = ["--set", "run.name=under-way", "--set", "train.num_epochs=100"]
+    command = ["launcher", "run", "recipes/quickstart.yaml", *long]
+    running = subprocess.Popen(command, cwd=sandbox, stdout=subprocess.DEVNULL)
+    metrics = sandbox / "runs/under-way/metrics.jsonl"
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    run(["bash", "-euo", "pipefail", "-c", line.replace("quickstart", "under-way")], sandbox)
+    assert running.wait(DEADLINE_SECONDS) == EXIT_STOPPED
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"])
