@@ -1,0 +1,1 @@
+"""What `benchmarks/save_stall.py` is made of."""
