@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import traceback
@@ -69,23 +70,29 @@ def main() -> int:
 
     torch.set_num_threads(1)
     build_shm_op()
-    results: list[Result] = []
+    wanted = [fault for fault in FAULTS if fault in (arguments.faults or FAULTS)]
+    failed = done = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = make_bench(Path(folder))
-        trials = all_trials(bench, set(arguments.faults or FAULTS))
-        if arguments.sample:
-            trials = sample(trials, arguments.sample)
-        for number, trial in enumerate(trials):
-            result = carry_out(trial, bench, Path(folder) / f"trial-{number}")
-            results.append(result)
-            print(f"{'ok  ' if result.held else 'FAIL'} {trial}: {result.said}", flush=True)
-    kept = [result for result in load_results() if result.fault not in {r.fault for r in results}]
-    if not arguments.sample:
-        save_results([*kept, *results])
-        write_table([*kept, *results])
-    failed = [result for result in results if not result.held]
-    print(f"{len(results) - len(failed)} of {len(results)} trials held")
+        for fault in wanted:
+            trials = all_trials(bench, {fault})
+            if arguments.sample:
+                trials = sample(trials, arguments.sample)
+            results = [carry_out(trial, bench) for trial in trials]
+            if not arguments.sample:
+                keep(results)
+            failed += sum(not result.held for result in results)
+            done += len(results)
+    print(f"{done - failed} of {done} trials held")
     return 1 if failed else 0
+
+
+def keep(results: list[Result]) -> None:
+    """Put the results of one fault in place of its earlier ones, and write the table."""
+    faults = {result.fault for result in results}
+    kept = [result for result in load_results() if result.fault not in faults]
+    save_results([*kept, *results])
+    write_table([*kept, *results])
 
 
 def sample(trials: list[Trial], most: int) -> list[Trial]:
@@ -98,14 +105,16 @@ def sample(trials: list[Trial], most: int) -> list[Trial]:
     return chosen
 
 
-def carry_out(trial: Trial, bench: Bench, folder: Path) -> Result:
-    """Carry out one trial and say what came of it."""
-    folder.mkdir()
+def carry_out(trial: Trial, bench: Bench) -> Result:
+    """Carry out one trial, and print and return what came of it."""
+    folder = Path(tempfile.mkdtemp(dir=bench.root))
     try:
         said, held = trial.run(bench, trial.setting, folder), True
-    except Exception as error:
+    except Exception as error:  # a trial that breaks is one that doesn't hold
         traceback.print_exc()
         said, held = f"{type(error).__name__}: {str(error)[:300]}", False
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"{'ok  ' if held else 'FAIL'} {trial}: {said}", flush=True)
     return Result(trial.fault, str(trial.setting), trial.name, held, said)
 
 
