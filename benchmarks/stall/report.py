@@ -10,8 +10,8 @@ from benchmarks.stall.measure import Save
 from benchmarks.stall.ratios import paired_ratio
 
 HEAD = (
-    "| | MB written | training waits, s | x bare copy (95 %) | CPU s of the wait | x bare copy (95 %)"
-    " | first save, s | behind training, s | CPU s behind | MB/s |"
+    "| | MB written | training waits, s | x bare copy (95 %) | CPU s of the wait | x bare copy"
+    " (95 %) | first save, s | behind training, s | CPU s behind | MB/s |"
 )
 
 

@@ -56,7 +56,7 @@ def check_deepspeed(root: Node, num_nodes: int) -> list[Problem]:
     problems += _known_names(root)
     if not problems:
         problems += _offload_fits_stage(root)
-        problems += _nvme_paths(root, num_nodes)
+        problems += _nvme(root, num_nodes)
     return problems
 
 
@@ -142,11 +142,13 @@ def _offload_fits_stage(root: Node) -> Iterator[Problem]:
             yield Problem(root.place_of(path), ".".join(path), message, f"Use stage {need}.")
 
 
-def _nvme_paths(root: Node, num_nodes: int) -> Iterator[Problem]:
-    for name in ("offload_optimizer", "offload_param"):
-        if value_at(root, f"zero_optimization.{name}.device") != "nvme":
-            continue
-        path = ("zero_optimization", name, "nvme_path")
+def _nvme(root: Node, num_nodes: int) -> Iterator[Problem]:
+    optimizer = ("zero_optimization", "offload_optimizer", "device")
+    if value_at(root, ".".join(optimizer)) == "nvme":
+        message = "masters and moments on an NVMe drive can't be saved in a checkpoint yet."
+        yield Problem(root.place_of(optimizer), ".".join(optimizer), message, 'Use "cpu".')
+    if value_at(root, "zero_optimization.offload_param.device") == "nvme":
+        path = ("zero_optimization", "offload_param", "nvme_path")
         folder = value_at(root, ".".join(path))
         place, key = root.place_of(path), ".".join(path)
         if not folder:

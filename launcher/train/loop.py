@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from launcher.errors import Stopped, TrainingError
+from launcher.errors import NonFiniteError, Stopped
 from launcher.metrics.record import EvaluationRecord
 from launcher.metrics.throughput import Throughput
 from launcher.train.agree import values_of_main
@@ -40,7 +40,7 @@ def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
         if progress.step > 0:
             saver.require(progress)
         raise Stopped(progress.step, stop.reason.text) from None
-    except TrainingError:
+    except NonFiniteError:
         # All ranks come here together: what is being written is worth having.
         saver.drain(session.recipe.run.timeout_seconds)
         raise

@@ -232,15 +232,20 @@ DEEPSPEED_CASES = [
     ),
     Case(
         "NVMe without path",
-        ("offload_optimizer.nvme_path: is missing; device nvme needs a folder",),
-        deepspeed=zero('"stage": 3, "offload_optimizer": {"device": "nvme"}'),
+        ("offload_param.nvme_path: is missing; device nvme needs a folder",),
+        deepspeed=zero('"stage": 3, "offload_param": {"device": "nvme"}'),
     ),
     Case(
         "NVMe path missing",
         ("nvme_path: /no/such/drive does not exist.",),
         deepspeed=zero(
-            '"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/no/such/drive"}'
+            '"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/no/such/drive"}'
         ),
+    ),
+    Case(
+        "optimizer on NVMe",
+        ("offload_optimizer.device: masters and moments on an NVMe drive", 'Use "cpu".'),
+        deepspeed=zero('"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/tmp"}'),
     ),
     Case(
         "offload to gpu",
