@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ os.environ.update(
     # One ninja for all: another version compiles DeepSpeed's operator anew.
     PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 )
+# A shell lets its background jobs ignore these, and the launches that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 for _name in [name for name in os.environ if name.startswith(("WANDB_", "ACCELERATE_", "PET_"))]:
     del os.environ[_name]
 
