@@ -48,11 +48,13 @@ def outcome(records: RunRecords) -> Outcome:
         known = {
             "finished": Outcome("Finished", "good"),
             "early_stopped": Outcome("Stopped early", "good"),
-            "stopped": Outcome("Stopped, can go on", "open"),
         }
         return known.get(str(ended), Outcome(str(ended), "open"))
     if failure(records):
         return Outcome("Failed", "bad")
+    newest = next((e for e in reversed(records.events) if e.get("kind") in ("start", "stop")), {})
+    if newest.get("kind") == "stop":
+        return Outcome("Stopped, can go on", "open")
     return Outcome("Running", "open") if records.events else Outcome("Not started", "open")
 
 

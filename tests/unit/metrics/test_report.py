@@ -211,6 +211,16 @@ def test_a_running_run_shows_what_there_is(tmp_path: Path) -> None:
     assert trace(page.figures["loss"], "best")["x"] == [240]
 
 
+def test_a_stopped_run_can_go_on(tmp_path: Path) -> None:
+    run_dir = write_sample_run(tmp_path / "run", "running")
+    jsonl = JsonlWriter(run_dir, resume_step=272)
+    jsonl.event(Event("stop", "2026-03-14T10:00:00.000+00:00", 272, {"reason": "Ctrl-C"}))
+    assert outcome(read_run(run_dir)).label == "Stopped, can go on"
+    jsonl.event(Event("start", "2026-03-14T11:00:00.000+00:00", 272, {"world_size": 2}))
+    jsonl.close()
+    assert outcome(read_run(run_dir)).label == "Running"
+
+
 def test_a_failed_run_names_its_cause(tmp_path: Path) -> None:
     page = Page(build_report(write_sample_run(tmp_path / "run", "failed")))
     assert "Failed" in page.text
