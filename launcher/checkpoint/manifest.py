@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -55,7 +56,8 @@ def rank_record(rank: int) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commit the checkpoint: this one rename is what makes it exist."""
-    write_json(folder / MANIFEST, asdict(manifest))
+    body = asdict(manifest)
+    write_json(folder / MANIFEST, {**body, "digest": _digest(body)})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -68,8 +70,14 @@ def read_manifest(folder: Path) -> Manifest:
     if raw.get("format") != FORMAT:
         saved_by = raw.get("launcher_version", "an unknown version")
         raise ValueError(f"format {raw.get('format', 1)} of launcher {saved_by}, not {FORMAT}")
+    if raw.pop("digest", None) != _digest(raw):
+        raise ValueError("its own digest differs")  # one flipped bit can leave valid JSON
     files = {name: FileRecord(**record) for name, record in raw.pop("files").items()}
     return Manifest(**raw, files=files)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def why_unusable(folder: Path) -> str | None:

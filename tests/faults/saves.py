@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launcher.checkpoint.disk import FileRecord, sha256_of
-from launcher.checkpoint.manifest import MANIFEST
+from launcher.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 from launcher.errors import EXIT_BAD_INPUT, EXIT_NO_CHECKPOINT
 from launcher.run_dir import RunDir
 from tests.faults import inject
@@ -285,11 +285,10 @@ def pickle_payload(name: str, *, forged: bool) -> Callable[[Bench, Setting, Path
         file = run_dir.checkpoint(STEP) / name
         file.write_bytes(payload)
         if forged:
-            path = run_dir.checkpoint(STEP) / MANIFEST
-            manifest = json.loads(path.read_text())
+            manifest = read_manifest(run_dir.checkpoint(STEP))
             record = FileRecord(file.stat().st_size, sha256_of(file))
-            manifest["files"][name] = record.__dict__
-            path.write_text(json.dumps(manifest))
+            files = {**manifest.files, name: record}
+            write_manifest(run_dir.checkpoint(STEP), replace(manifest, files=files))
         ended = attempt(recipe, folder)
         assert not marker.exists()
         assert "Traceback" not in ended.text, ended.text

@@ -43,7 +43,9 @@ def test_newest_is_found_with_its_counters(run_dir: RunDir) -> None:
     assert run_dir.latest.resolve() == folder.resolve()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest", "empty manifest"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "flip", "remove", "manifest", "empty manifest", "flipped manifest"]
+)
 def test_damage_falls_back_and_says_why(run_dir: RunDir, damage: str) -> None:
     good, bad = save(run_dir, 1), save(run_dir, 2)
     weights, manifest = bad / WEIGHTS, bad / MANIFEST
@@ -59,6 +61,8 @@ def test_damage_falls_back_and_says_why(run_dir: RunDir, damage: str) -> None:
             manifest.unlink()
         case "empty manifest":
             manifest.write_text("")
+        case "flipped manifest":
+            manifest.write_text(manifest.read_text().replace("adamw", "adamv"))
     newest, (passed_over,) = store.find_newest(run_dir)
     assert newest == good
     assert passed_over.folder == bad
