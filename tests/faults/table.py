@@ -56,7 +56,8 @@ def write_table(results: list[Result]) -> None:
         held = sum(result.held for result in own)
         seen = Counter(result.said for result in own if result.held)
         said = "; ".join(f"{count}x {text}" for text, count in seen.most_common(3))
-        cells = (fault.id, fault.injected, fault.required, f"{held} of {len(own)}", said)
+        count = f"{held} of {len(own)}" if own else "not tried yet"
+        cells = (fault.id, fault.injected, fault.required, count, said)
         lines.append(f"| {' | '.join(cells)} |")
     TABLE.write_text("\n".join(lines) + "\n")
 
