@@ -116,13 +116,13 @@ def rename(source: Path, target: Path) -> None:
     """Rename within a file system, which is atomic, and flush the folder's entry."""
     _announce("rename", target)
     source.replace(target)
-    flush_folder(target.parent)
+    flush(target.parent)
 
 
-def flush_folder(folder: Path) -> None:
-    """Flush the entries of a folder, so that its files are found after a power cut."""
-    _announce("fsync", folder)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def flush(path: Path) -> None:
+    """Flush a file, or the entries of a folder so that its files are found after a power cut."""
+    _announce("fsync", path)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

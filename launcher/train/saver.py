@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from launcher.checkpoint import store
-from launcher.checkpoint.disk import FileRecord, flush_folder, write_json
+from launcher.checkpoint.disk import FileRecord, flush, write_json
 from launcher.checkpoint.fragments import Fragment, write_fragments
 from launcher.checkpoint.manifest import (
     PROBE,
@@ -92,6 +92,8 @@ class Saver:
         self._write: Write | None = None
         self._all_bytes: float | None = None
         self._warned_of_grace = False
+        self._behind = None if session.recipe.checkpoint.asynchronous else False
+        """Whether saves are written behind training; None until the first has been looked at."""
 
     @property
     def state(self) -> float:
@@ -112,8 +114,8 @@ class Saver:
             self._commit_again(progress)
         else:
             self._start(progress, required=required)
-        if required or not self._session.recipe.checkpoint.asynchronous:
-            self.finish(required=required)  # not asynchronous: the live tensors are being written
+        if required or not self._behind:
+            self.finish(required=required)  # not behind: the live tensors are being written
 
     def finish(self, *, required: bool = False) -> None:
         """Wait until the save under way, if any, is committed or has failed. Collective."""
@@ -198,7 +200,6 @@ class Saver:
             stall_seconds=time.monotonic() - copying,
             started=began,
         )
-        session.recorder.sync()  # what led to this state is on the disk before the state is
         manifest = self._manifest(write) if session.world.is_main_process else None
         write.thread = threading.Thread(
             target=self._carry, args=(write, manifest), name="saver", daemon=True
@@ -207,17 +208,23 @@ class Saver:
         write.thread.start()
 
     def _copy(self, live: list[Fragment], own_bytes: int) -> list[Fragment]:
+        """Return what is to be written: a copy, or where no memory is free for it, the live state.
+
+        Collective at the first save, where all ranks decide alike.
+        """
         session = self._session
-        if not session.recipe.checkpoint.asynchronous:
-            return live
-        ranks_on_node = session.world.world_size // session.world.num_nodes
-        if not self._snapshot.fits(own_bytes, ranks_on_node):
-            raise TrainingError(
-                f"a copy of the state for saving behind training needs {own_bytes / 1e9:.1f} GB on"
-                f" each of {ranks_on_node} ranks, and the memory of this node has no room for it."
-                " Write checkpoint.asynchronous: false."
-            )
-        return self._snapshot.take(live)
+        if self._behind is None:
+            ranks_on_node = session.world.world_size // session.world.num_nodes
+            fits = self._snapshot.fits(own_bytes, ranks_on_node)
+            self._behind = all_agree(fits, session.device)
+            if not self._behind:
+                session.recorder.event(
+                    "warning",
+                    message=f"a copy of the state needs {own_bytes / 1e9:.1f} GB on each of"
+                    f" {ranks_on_node} ranks of a node, and no memory is free for it: every save"
+                    " holds training up until it is written (checkpoint.asynchronous: false).",
+                )
+        return self._snapshot.take(live) if self._behind else live
 
     def _make_room(self, step: int) -> str | None:
         """Make the empty folder; return what is in the way of the save."""
@@ -254,6 +261,10 @@ class Saver:
             self._write_files(write)
             if manifest is not None:
                 files = self._await_records(write)
+                # What led to this state is on the disk before the state is; not in the copy's time,
+                # since a flush waits for the whole disk. Records are handed over line by line.
+                for records in (self._session.run_dir.metrics, self._session.run_dir.events):
+                    flush(records)
                 write_manifest(write.folder, replace(manifest, files=files))
                 self._tidy(write)
         except GivenUp:
@@ -267,7 +278,7 @@ class Saver:
         if write.probe:
             entries = [_entry(name, tensor) for name, tensor in write.probe.items()]
             files[PROBE] = write_tensors(write.folder / PROBE, entries)
-        flush_folder(write.folder)
+        flush(write.folder)
         records = {name: record.__dict__ for name, record in files.items()}
         write_json(write.folder / rank_record(rank), records)
 

@@ -39,8 +39,6 @@ class Snapshot:
 
     def fits(self, num_bytes: int, ranks_on_node: int) -> bool:
         """Return whether the node's memory has room for the copies of all its ranks."""
-        if self._buffers:
-            return True
         free: int = psutil.virtual_memory().available
         return num_bytes * ranks_on_node <= MAX_SHARE_OF_FREE_MEMORY * free
 

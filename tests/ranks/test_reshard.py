@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,3 +145,28 @@ def test_block_quantised_moments_stay_where_they_are(
     train(recipe, tmp_path / "other", 2, kill_after=5)
     with pytest.raises(RanksFailed, match="can't be cut anew"):
         train(recipe, tmp_path / "other", 1)
+
+
+def test_no_memory_for_a_copy_is_no_end(
+    tmp_path: Path, steady_model: Path, small_topics: Path
+) -> None:
+    """Where one rank has no room for its copy, all write the live state, and it is said."""
+    curves = {}
+    for name, sabotage in (("whole", None), ("tight", no_room_on_rank_1)):
+        leg = Leg(2, 3, 4, None)
+        recipe = recipe_of(tmp_path / name, steady_model, small_topics, "full", leg, "float32")
+        recipe["checkpoint"] = {"every_steps": 2}
+        train(recipe, tmp_path / name, 2, sabotage=sabotage)
+        curves[name] = records(run_folder(recipe), "train/loss")
+        saved = [event["step"] for event in events(run_folder(recipe), "checkpoint")]
+        assert saved == [2, 4, 6, 8]
+    assert curves["tight"] == curves["whole"]
+    (warning,) = (e for e in events(run_folder(recipe), "warning") if "copy" in e["message"])
+    assert "checkpoint.asynchronous: false" in warning["message"]
+
+
+def no_room_on_rank_1() -> None:
+    from launcher.train import snapshot
+
+    if os.environ["RANK"] == "1":
+        snapshot.MAX_SHARE_OF_FREE_MEMORY = 0.0
