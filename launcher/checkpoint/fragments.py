@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from launcher.checkpoint.disk import FileRecord
@@ -56,7 +56,11 @@ def write_fragments(path: Path, fragments: Sequence[Fragment]) -> FileRecord:
 
 
 class SavedTensors:
-    """The tensors of a committed checkpoint, read piece by piece from whichever files hold them."""
+    """The tensors of a committed checkpoint, read piece by piece from whichever files hold them.
+
+    Raises:
+        TrainingError: a file that verified is not one that a run writes.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -65,12 +69,23 @@ class SavedTensors:
         self._held: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
         self._stack = contextlib.ExitStack()
         for rank in range(manifest.world_size):
-            file = self._stack.enter_context(safe_open(folder / rank_file(rank), framework="pt"))
-            self._files.append(file)
-            for key in file.keys():  # noqa: SIM118 - not a dictionary
-                kind, start, name = key.split("/", 2)
-                numel = torch.Size(file.get_slice(key).get_shape()).numel()
-                self._held.setdefault((kind, name), []).append((int(start), numel, file, key))
+            path = folder / rank_file(rank)
+            try:
+                self._open(path)
+            except (SafetensorError, ValueError) as error:
+                self._stack.close()
+                raise TrainingError(
+                    f"{path}: holds no fragments of a run ({error}), though its digest is that of"
+                    " the manifest: somebody wrote both. Start over with --fresh."
+                ) from error
+
+    def _open(self, path: Path) -> None:
+        file = self._stack.enter_context(safe_open(path, framework="pt"))
+        self._files.append(file)
+        for key in file.keys():  # noqa: SIM118 - not a dictionary
+            kind, start, name = key.split("/", 2)
+            numel = torch.Size(file.get_slice(key).get_shape()).numel()
+            self._held.setdefault((kind, name), []).append((int(start), numel, file, key))
 
     def __enter__(self) -> SavedTensors:
         return self

@@ -17,6 +17,7 @@ from launcher.errors import EXIT_BAD_INPUT
 from tests.faults.attempt import attempt
 from tests.faults.places import die_after_save
 from tests.faults.setting import (
+    METHODS,
     NUM_STEPS,
     SETTINGS,
     Bench,
@@ -45,7 +46,8 @@ def other_ranks(world_size: int, micro_batch_size: int) -> Callable[[Bench, Sett
 
     def run(bench: Bench, setting: Setting, folder: Path) -> str:
         model = copy_model(bench.model, folder / "steady", **NO_DROPOUT)
-        sections = {"model": {"path": str(model)}, "train": {"micro_batch_size": 2}}
+        sections = {"model": {"path": str(model)}, "method": {**METHODS[setting.method]}}
+        sections["method"].pop("dropout", None)  # drawn per rank
         whole = bench.recipe(folder / "whole", setting, **sections)
         reference = train(whole, folder / "whole", 2)
         torn = bench.recipe(folder / "torn", setting, **sections)
@@ -60,7 +62,8 @@ def other_ranks(world_size: int, micro_batch_size: int) -> Callable[[Bench, Sett
         assert reports[0].sample_ids == reference[0].sample_ids[CUT:]
         for key in ("train/loss", "validation/loss", "grad_norm"):
             expected = records(run_folder(whole), key)
-            assert records(run_dir, key) == pytest.approx(expected, rel=1e-5), key
+            found = records(run_dir, key)
+            assert found == pytest.approx(expected, rel=1e-5), f"{key}: {found}, not {expected}"
         return "same samples, losses within 1e-5"
 
     return run
@@ -95,8 +98,9 @@ def bad_numbers(policy: str) -> Callable[[Bench, Setting, Path], str]:
         assert ended.statuses == [0, 0], ended.text
         assert losses[4] is None
         assert all(loss is not None for step, loss in losses.items() if step != 4)
-        warnings = [event["message"] for event in events(run_dir, "warning")]
-        assert any("step 4" in message for message in warnings), warnings
+        (warning,) = (e for e in events(run_dir, "warning") if "nan" in e["message"])
+        assert (warning["step"], list(warning["seen_by"])) == (4, ["1"]), warning
+        assert len(warning["sample_ids"]) == 8
         return "skipped by all ranks, logged as null"
 
     return run

@@ -68,7 +68,7 @@ class Bench:
             cluster={"cpu_ranks": 2},
         )
         for name, values in sections.items():
-            recipe[name] = {**recipe.get(name, {}), **values}
+            recipe[name] = values if name == "method" else {**recipe.get(name, {}), **values}
         return recipe
 
     @functools.cache  # noqa: B019 - a bench lives as long as the trials
