@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -85,6 +86,8 @@ def _fork(
         log = os.open(folder / f"log-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        # pytest has put objects of its own here, which write elsewhere.
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
         os.environ.update(
             RANK=str(rank),
             LOCAL_RANK=str(rank),
