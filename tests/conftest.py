@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,17 @@ def small_topics(topics_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from tests.support.small_data import write_small_topics
 
     return write_small_topics(topics_dir, tmp_path_factory.mktemp("topics"))
+
+
+@pytest.fixture
+def topics_recipe(
+    tmp_path: Path, minilm_dir: Path, small_topics: Path
+) -> Callable[..., dict[str, Any]]:
+    """Make a recipe, from its sections, that trains MiniLM on the small topics."""
+    from tests.support.training import base_recipe
+
+    rows = small_topics / "train.jsonl"
+    return partial(base_recipe, tmp_path, minilm_dir, "sequence-classification", rows)
 
 
 def _starts_processes(item: pytest.Item) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.launches import Launch
-from tests.support.training import base_recipe
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return topics_recipe(
         train={"max_steps": 1000},
         checkpoint={"every_steps": 4},
         run={"max_restarts": 9},

@@ -8,22 +8,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.launches import LAUNCHER, Launch, launch
-from tests.support.training import base_recipe, events, records, run_folder, write_recipe
+from tests.support.training import events, records, run_folder, write_recipe
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return topics_recipe(
         train={"max_steps": 12},
         checkpoint={"every_steps": 4},
         cluster={"cpu_ranks": 2},

@@ -7,14 +7,14 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.training import base_recipe, events, run_folder, write_recipe
+from tests.support.training import events, run_folder, write_recipe
 
 LAUNCHER = str(Path(sys.executable).with_name("launcher"))
 DEADLINE_SECONDS = 240
@@ -72,12 +72,8 @@ def watched_command_lines(values: dict[str, str]) -> Iterator[set[str]]:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+def recipe(small_topics: Path, topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return topics_recipe(
         data={"validation": [{"path": str(small_topics / "validation.jsonl")}]},
         train={"max_steps": 3},
         checkpoint={"every_steps": 2},

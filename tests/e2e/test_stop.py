@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,12 @@ import pytest
 
 from launcher.run_dir import RunDir
 from tests.support.launches import LAUNCHER, Launch, launch
-from tests.support.training import base_recipe, events, records
+from tests.support.training import events, records
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return topics_recipe(
         train={"max_steps": 22},
         checkpoint={"every_steps": 100},
         cluster={"cpu_ranks": 2},

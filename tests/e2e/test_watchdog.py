@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,13 @@ import pytest
 
 from tests.support.cgroups import MemoryLimit
 from tests.support.launches import Launch
-from tests.support.training import base_recipe
 
 TIMEOUT_SECONDS = 20.0
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return topics_recipe(
         run={"timeout_seconds": TIMEOUT_SECONDS, "max_restarts": 0},
         train={"max_steps": 1000},
         checkpoint={"every_steps": 1000},

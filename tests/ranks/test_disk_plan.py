@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.plan.disk import plan_disk
 from launcher.recipe.resolve import resolve
-from tests.support.training import base_recipe, run_folder, train, write_recipe
+from tests.support.training import run_folder, train, write_recipe
 
 HEAD_AND_HEADERS = 0.03
 """The head's size and the files' headers are only known roughly beforehand."""
@@ -16,13 +18,9 @@ HEAD_AND_HEADERS = 0.03
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_a_checkpoint_takes_what_was_planned(
-    optimizer: str, tmp_path: Path, minilm_dir: Path, small_topics: Path
+    optimizer: str, tmp_path: Path, topics_recipe: Callable[..., dict[str, Any]]
 ) -> None:
-    recipe = base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+    recipe = topics_recipe(
         train={"max_steps": 1, "optimizer": optimizer},
     )
     resolved = resolve(write_recipe(tmp_path, recipe), processes=2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.training import base_recipe, records, run_folder, train
+from tests.support.training import records, run_folder, train
 
 PEAK, WARMUP, TOTAL = 3.0e-4, 3, 10
 
@@ -25,15 +27,14 @@ def expected(schedule: str, step: int) -> float:
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_rate_at_every_step(
-    schedule: str, world_size: int, tmp_path: Path, minilm_dir: Path, small_topics: Path
+    schedule: str,
+    world_size: int,
+    tmp_path: Path,
+    topics_recipe: Callable[..., dict[str, Any]],
 ) -> None:
     """A scheduler handed to Accelerate would step once a rank and reach zero half-way."""
     sizes = {"schedule": schedule, "learning_rate": PEAK, "warmup_steps": WARMUP}
-    recipe = base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+    recipe = topics_recipe(
         train={**sizes, "max_steps": TOTAL, "micro_batch_size": 2},
     )
     reports = train(recipe, tmp_path, world_size)

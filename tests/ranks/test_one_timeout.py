@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,12 @@ import pytest
 
 from launcher.lock import hold, holder_of
 from tests.support.ranks import RanksFailed, run_ranks
-from tests.support.training import base_recipe, run_folder, train, write_recipe
+from tests.support.training import run_folder, train, write_recipe
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return base_recipe(
-        tmp_path,
-        minilm_dir,
-        "sequence-classification",
-        small_topics / "train.jsonl",
+def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return topics_recipe(
         run={"timeout_seconds": 77.0},
         train={"max_steps": 1},
     )
