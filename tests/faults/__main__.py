@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tests.conftest  # noqa: F401 - sets the variables that torch reads when it is imported
 from quickstart import assets
-from tests.faults import deaths, inputs, saves, stops
+from tests.faults import damage, deaths, inputs, saves, stops
 from tests.faults.catalogue import FAULTS
 from tests.faults.setting import Bench
 from tests.faults.table import Result, load_results, save_results, write_table
@@ -47,7 +47,7 @@ def make_bench(root: Path) -> Bench:
 def all_trials(bench: Bench, wanted: set[str]) -> list[Trial]:
     """Return the trials of the wanted faults; for F3 and F4 an undisturbed run is looked at."""
     folder = Path(tempfile.mkdtemp(dir=bench.root))
-    trials = [*stops.TRIALS, *saves.TRIALS, *deaths.TRIALS, *inputs.TRIALS]
+    trials = [*stops.TRIALS, *saves.TRIALS, *damage.TRIALS, *deaths.TRIALS, *inputs.TRIALS]
     if "F1" in wanted:
         trials += deaths.kills_at_random_steps(SEED)
     if "F3" in wanted:
