@@ -25,7 +25,7 @@ QUIET_CHECKS = 50
 """Checks after a warning in which the same rank is not warned of again."""
 CHECK_SECONDS = 5.0
 """Between two checks."""
-MATTERS = 0.05
+MATTERS = 0.02
 """Share of a step that the extra work of a slow rank takes at least; below, nobody notices."""
 
 WARM_UP_STEPS = 2  # they compile, allocate and tune

@@ -11,7 +11,6 @@ from tests.faults.__main__ import all_trials, make_bench, sample
 from tests.faults.catalogue import FAULTS
 from tests.faults.setting import Bench
 
-# F10 takes minutes of wall-clock; tests/ranks/test_straggler.py shows it.
 NUM_TRIALS = {"F1": 2, "F3": 4, "F4": 4, "F12": 2}
 
 
@@ -21,7 +20,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return make_bench(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "F10"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_sampled_trials_hold(fault: str, bench: Bench, tmp_path: Path) -> None:
     trials = sample(all_trials(bench, {fault}), NUM_TRIALS.get(fault, 1))
     assert trials
