@@ -1,1 +1,1 @@
-"""Where a run is carried: this machine now, Slurm later."""
+"""Where a run is carried: this machine, several nodes, a Slurm allocation."""

@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cluster.agent import (
+from launcher.cluster.node.agent import (
     environment_for,
     start_agent,
     start_tied,
     write_accelerate_config,
 )
-from launcher.cluster.devices import require_this_machine, visible_gpus
+from launcher.cluster.node.devices import require_this_machine, visible_gpus
+from launcher.cluster.node.signals import StopSignals
+from launcher.cluster.node.supervise import supervise
 from launcher.cluster.outcome import (
     clean_stop,
     find_cause,
@@ -25,8 +27,6 @@ from launcher.cluster.outcome import (
     say,
 )
 from launcher.cluster.restarts import Restarts
-from launcher.cluster.signals import StopSignals
-from launcher.cluster.supervise import supervise
 from launcher.lock import hold
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent

@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.cluster.agent_log import ended_pids
-from launcher.cluster.oom import MemoryGroup
-from launcher.cluster.ranks import Rank
-from launcher.cluster.supervise import Ending
-from launcher.cluster.watchdog import Hang
+from launcher.cluster.node.agent_log import ended_pids
+from launcher.cluster.node.oom import MemoryGroup
+from launcher.cluster.node.ranks import Rank
+from launcher.cluster.node.supervise import Ending
+from launcher.cluster.node.watchdog import Hang
 from launcher.errors import EXIT_FAILED, EXIT_STOPPED
 from launcher.files import read_object, replace_text
 from launcher.recipe.resolve import ResolvedRun

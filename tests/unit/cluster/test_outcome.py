@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.oom import MemoryGroup
+from launcher.cluster.node.oom import MemoryGroup
+from launcher.cluster.node.ranks import Rank
+from launcher.cluster.node.supervise import Ending
+from launcher.cluster.node.watchdog import Hang, LateRank
 from launcher.cluster.outcome import clean_stop, find_cause, print_stop, print_summary
-from launcher.cluster.ranks import Rank
-from launcher.cluster.supervise import Ending
-from launcher.cluster.watchdog import Hang, LateRank
 from launcher.errors import InputError, NonFiniteError, Problem, Stopped, TrainingError
 from launcher.process import Process
 from launcher.run_dir import LogDir, RunDir

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from launcher.cluster.ranks import Rank, Ranks
-from launcher.cluster.stacks import waits_for_others
+from launcher.cluster.node.ranks import Rank, Ranks
+from launcher.cluster.node.stacks import waits_for_others
 from launcher.files import replace_text
 from launcher.process import STOPPED
 from launcher.run_dir import LogDir

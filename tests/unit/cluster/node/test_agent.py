@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.agent import environment_for, grace_seconds
+from launcher.cluster.node.agent import environment_for, grace_seconds
 from launcher.run_dir import RunDir
 
 
@@ -49,7 +49,7 @@ def test_torch_reads_the_variables_that_the_agent_is_given(
     import torch.distributed.run as run
     from torch.distributed.launcher.api import LaunchConfig
 
-    from launcher.cluster.agent import FORWARDED
+    from launcher.cluster.node.agent import FORWARDED
 
     monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", FORWARDED)
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "752")

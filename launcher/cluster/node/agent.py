@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ruamel.yaml import YAML
 
-from launcher.cluster.devices import visible_gpus
+from launcher.cluster.node.devices import visible_gpus
 from launcher.files import read_object
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
@@ -60,7 +60,7 @@ def start_tied(
     command: Sequence[str], environment: dict[str, str], log: TextIO | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a process that ends when this one does, and that Ctrl-C doesn't reach by itself."""
-    tied = [sys.executable, "-m", "launcher.cluster.tied", str(os.getpid())]
+    tied = [sys.executable, "-m", "launcher.cluster.node.tied", str(os.getpid())]
     return subprocess.Popen([*tied, *command], env=environment, stderr=log, start_new_session=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from launcher.cluster.signals import StopSignals
+from launcher.cluster.node.signals import StopSignals
 
 
 def test_the_first_signal_counts() -> None:

@@ -1,4 +1,4 @@
-"""A process that ends when its parent does: `python -m launcher.cluster.tied PARENT COMMAND ...`.
+"""A process that ends when its parent does: `python -m launcher.cluster.node.tied PARENT COMMAND`.
 
 Whatever becomes of the parent, kill -9 included, the kernel then kills this process. It becomes the
 command, which keeps the tie.

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from launcher.cluster.agent import start_tied
+from launcher.cluster.node.agent import start_tied
+from launcher.cluster.node.signals import StopSignals
+from launcher.cluster.node.supervise import Ending, Supervisor
 from launcher.cluster.outcome import clean_stop, find_cause
-from launcher.cluster.signals import StopSignals
-from launcher.cluster.supervise import Ending, Supervisor
 from launcher.files import read_object
 from launcher.process import Process
 from launcher.run_dir import LogDir, RunDir

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.cluster.ranks import Rank
-from launcher.cluster.watchdog import choose_late, is_late
+from launcher.cluster.node.ranks import Rank
+from launcher.cluster.node.watchdog import choose_late, is_late
 from launcher.process import Process
 
 NOW = 100.0

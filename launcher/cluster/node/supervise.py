@@ -9,11 +9,11 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from launcher.cluster.agent_log import ended_pids
-from launcher.cluster.oom import MemoryGroup, MemoryWatch
-from launcher.cluster.ranks import Rank, Ranks
-from launcher.cluster.signals import StopSignals
-from launcher.cluster.watchdog import Hang, diagnose, is_late
+from launcher.cluster.node.agent_log import ended_pids
+from launcher.cluster.node.oom import MemoryGroup, MemoryWatch
+from launcher.cluster.node.ranks import Rank, Ranks
+from launcher.cluster.node.signals import StopSignals
+from launcher.cluster.node.watchdog import Hang, diagnose, is_late
 from launcher.files import read_object
 from launcher.run_dir import LogDir
 

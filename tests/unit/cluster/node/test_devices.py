@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.devices import visible_gpus
+from launcher.cluster.node.devices import visible_gpus
 
 
 @pytest.mark.parametrize(

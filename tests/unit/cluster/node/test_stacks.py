@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from launcher.cluster.stacks import waits_for_others
+from launcher.cluster.node.stacks import waits_for_others
 
 HEARTBEAT = """Thread 0x00007fc7bbfff6c0 (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 331 in wait

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.oom import MemoryGroup, MemoryWatch, memory_group
+from launcher.cluster.node.oom import MemoryGroup, MemoryWatch, memory_group
 from tests.support.cgroups import MemoryLimit
 
 GREEDY = "import time; print(flush=True); input(); held = bytearray(1 << 29); time.sleep(600)"
