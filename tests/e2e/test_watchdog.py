@@ -54,8 +54,7 @@ def test_a_rank_without_memory_is_no_bare_kill(tmp_path: Path, recipe: dict[str,
     with MemoryLimit() as limit:
         running = Launch(tmp_path, recipe)
         running.wait_for_step(2)
-        limit.add(running.ranks()[1].pid)
-        limit.shrink_to(50 << 20)
+        limit.add(running.ranks()[1].pid, 50 << 20)
         code, _, stderr = running.end()
     assert code == 1
     for part in ("rank 1", "ran out of memory at step", "50 MiB", "train.micro_batch_size"):

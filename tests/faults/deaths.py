@@ -147,8 +147,7 @@ def out_of_memory(bench: Bench, setting: Setting, folder: Path) -> str:
     running = Launch(folder, recipe)
     running.wait_for_checkpoint(2)
     with MemoryLimit() as limit:
-        limit.add(running.ranks()[1].pid)
-        limit.shrink_to(1 << 20)  # what it has already stays; the next buffer is too much
+        limit.add(running.ranks()[1].pid, 1 << 20)  # the next buffer is too much
         code, _, stderr = running.end()
     assert code == EXIT_FAILED
     assert "ran out of memory at" in stderr, stderr

@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path("/sys/fs/cgroup")
 SEEN_SECONDS = 1.0
 """Several times what the launcher lets pass between two looks at its ranks."""
@@ -34,16 +36,16 @@ class MemoryLimit:
                 (self._home / "cgroup.procs").write_text(pid)
         self._group.rmdir()
 
-    def add(self, pid: int) -> None:
-        """Put a process into the group; memory that it has already stays where it is.
+    def add(self, pid: int, limit_bytes: int) -> None:
+        """Put a process into the group and limit it; memory that it has already stays elsewhere.
 
-        Outside of tests none is moved moments before its end: whoever watches it has seen it there.
+        It stands still for a second between the two, so that whoever watches it sees it there: a
+        process is not moved moments before its end but in a test.
         """
+        process = psutil.Process(pid)
+        process.suspend()
         (self._group / "cgroup.procs").write_text(str(pid))
         time.sleep(SEEN_SECONDS)
-
-    def shrink_to(self, num_bytes: int) -> None:
-        """Let the group have that much and no more."""
-        names = ("memory.limit_in_bytes",) if self._old else ("memory.max",)
-        for name in names:
-            (self._group / name).write_text(str(num_bytes))
+        name = "memory.limit_in_bytes" if self._old else "memory.max"
+        (self._group / name).write_text(str(limit_bytes))
+        process.resume()

@@ -69,8 +69,7 @@ def test_a_real_kill(limit_mib: int) -> None:
     with MemoryLimit() as limit, start_greedy() as process:
         assert process.stdin is not None
         watch.look(process.pid)
-        limit.add(process.pid)
-        limit.shrink_to(limit_mib << 20)
+        limit.add(process.pid, limit_mib << 20)
         watch.look(process.pid)
         process.stdin.write(b"\n")
         process.stdin.flush()
