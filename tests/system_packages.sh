@@ -5,7 +5,10 @@ set -euo pipefail
 
 have_compiler() { command -v g++ >/dev/null; }
 have_browser() { command -v chromium >/dev/null || command -v google-chrome >/dev/null; }
-have_slurm() { (PATH=$PATH:/usr/sbin && command -v slurmctld slurmd sbatch munged) >/dev/null; }
+have_slurm() {
+  local PATH=$PATH:/usr/sbin # not on everybody's path
+  command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged
+} >/dev/null
 
 missing=()
 have_compiler || missing+=(g++)

@@ -59,7 +59,7 @@ class SlurmCluster:
         slurmd_timeout_seconds: int = 10,
     ) -> None:
         # A short folder of its own: the path of munge's socket may have 107 characters at most.
-        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # noqa: S108
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.nodes = tuple(f"n{number}" for number in range(1, num_nodes + 1))
         self.cpus = cpus
         self.gpus = gpus
