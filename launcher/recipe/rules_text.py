@@ -106,6 +106,8 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         arms = [describe(part) for part in arguments if part is not type(None)]
         return " or ".join(dict.fromkeys(arms))
+    if origin is dict:
+        return "a section of names and texts"
     if origin is tuple:
         return _list_rule(arguments, metadata)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
