@@ -23,20 +23,22 @@ from launcher.cluster.slurm.requeue import (
     Ended,
     attempt_of,
     decide,
+    exit_code_of,
     stuck_attempts,
 )
 from launcher.files import read_object
 from launcher.run_dir import JobDir, LogDir
 
 
-def after_step(job: JobDir, job_id: str, restart_count: int, exit_code: int) -> Decision:
-    """Decide, write it down, and do it; return what was decided.
+def after_step(job: JobDir, job_id: str, restart_count: int, srun_code: int) -> int:
+    """Decide, write it down, and do it; return the exit code of the job.
 
     A job that is requeued is sent SIGTERM at once, this process too: it has to be ignored until
     the nodes to avoid are written.
     """
     logs = attempt_of(job.run_dir.launches, job_id, restart_count)
     shown = fields_of(ask_or_empty("scontrol", "show", "job", "--oneliner", job_id))
+    exit_code = exit_code_of(logs, srun_code)
     ended = _ended(job, logs, exit_code, shown.get("JobState", ""))
     decision = decide(ended)
     _write(job, job_id, logs, exit_code, decision)
@@ -50,7 +52,7 @@ def after_step(job: JobDir, job_id: str, restart_count: int, exit_code: int) -> 
             _write(job, job_id, logs, exit_code, decision)
     if not decision.requeue:
         say(f"not requeued: {decision.why}.")
-    return decision
+    return exit_code
 
 
 def _ended(job: JobDir, logs: LogDir | None, exit_code: int, state: str) -> Ended:
@@ -117,8 +119,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     restart_count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     job = JobDir(arguments.job_folder)
-    after_step(job, os.environ["SLURM_JOB_ID"], restart_count, arguments.exit_code)
-    return int(arguments.exit_code)
+    return after_step(job, os.environ["SLURM_JOB_ID"], restart_count, arguments.exit_code)
 
 
 if __name__ == "__main__":

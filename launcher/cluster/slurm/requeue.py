@@ -91,6 +91,20 @@ def attempt_of(launches: Sequence[LogDir], job_id: str, restart_count: int) -> L
     return None
 
 
+def exit_code_of(logs: LogDir | None, srun_code: int) -> int:
+    """Return what a launch itself says that it ended with; srun's code where it says nothing.
+
+    The first node that ends lets srun kill the others (--kill-on-bad-exit), and the highest code is
+    srun's: of a clean stop it may be that of a node which was killed on its way out.
+    """
+    if logs is None:
+        return srun_code
+    code = (read_object(logs.attempt) or {}).get("exit_code")
+    if isinstance(code, int):
+        return code
+    return EXIT_STOPPED if logs.stopped.exists() else srun_code
+
+
 def records_of(path: Path) -> list[dict[str, Any]]:
     """Return the records of `ended.jsonl`; a torn line is none."""
     try:
