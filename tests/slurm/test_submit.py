@@ -223,6 +223,9 @@ def test_a_run_longer_than_the_partition_allows_is_a_chain(
     unknown = here.ask("--partition", "gpus", "--set", "run.name=other")
     assert unknown.returncode == 2
     assert 'no partition "gpus" here; there are: cpu, high, main.' in unknown.stderr
+    unknown = here.ask("--constraint", "any&fast", "--set", "run.name=other")
+    assert unknown.returncode == 2
+    assert 'no constraint "fast" here; there are: any, n1, n2, n3, n4.' in unknown.stderr
 
 
 def test_data_prepared_in_a_job_before(project: MakeProject, slurm: SlurmCluster) -> None:
@@ -315,6 +318,29 @@ def test_a_cancelled_job_is_not_requeued(project: MakeProject, slurm: SlurmClust
     (record,) = ended(job)
     assert not record["requeued"]
     assert record["why"] in ("the job is COMPLETING", "the job is CANCELLED")
+
+
+def test_a_job_that_slurm_requeues_says_so(project: MakeProject, slurm: SlurmCluster) -> None:
+    here = project()
+    here.act(
+        "import signal, time\n"
+        "got = [restart] if restart else []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: got.append(1))\n"
+        "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
+        "(job / 'waits').touch()\n"
+        "while not got: time.sleep(0.05)\n"
+        "sys.exit(0 if restart else 75)\n"
+    )
+    job_id, job = here.submit("--partition", "main")
+    slurm.wait_for((job.root / "waits").exists, 30, "the step")
+    slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null",
+              "--wrap", "sleep 1")  # fmt: skip
+    slurm.wait_for(job.ended.exists, 30, "the record")
+    (record,) = ended(job)
+    assert (record["requeued"], record["why"]) == (True, "Slurm did it: preempted, or asked to")
+    slurm.start_now(job_id)
+    slurm.wait_for(lambda: slurm.state(job_id) != "PENDING", 60, "the second start")
+    assert slurm.job(job_id)["Restarts"] == "1"
 
 
 def test_three_attempts_without_progress_end_the_chain(

@@ -268,6 +268,7 @@ class SlurmCluster:
         ]
         lines += [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={number} {resources}"
+            f" Feature=any,{node}"
             for node, number in zip(self.nodes, node_ports, strict=True)
         ]
         times = f"MaxTime={self.max_time} DefaultTime={self.default_time} State=UP"
