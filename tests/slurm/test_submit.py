@@ -254,6 +254,8 @@ def test_a_stop_in_time_is_requeued_and_goes_on(project: MakeProject, slurm: Slu
     here.act(
         "import signal, time\n"
         "if os.environ['SLURM_NODEID'] == '1':\n"
+        "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "    (job / 'waits-1').touch()\n"
         "    time.sleep(0 if restart else 60)\n"  # killed once the other node ends
         "elif restart == 0:\n"
         "    got = []\n"
@@ -267,7 +269,8 @@ def test_a_stop_in_time_is_requeued_and_goes_on(project: MakeProject, slurm: Slu
         "else: attempt()\n"
     )
     job_id, job = here.submit("--num-nodes", "2")
-    slurm.wait_for((job.root / "waits").exists, 30, "the step")
+    for name in ("waits", "waits-1"):
+        slurm.wait_for((job.root / name).exists, 30, "the step")
     slurm.run("scancel", "--signal=USR1", job_id)
     slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 30, "the requeue")
     slurm.start_now(job_id)
@@ -320,12 +323,16 @@ def test_a_cancelled_job_is_not_requeued(project: MakeProject, slurm: SlurmClust
     assert record["why"] in ("the job is COMPLETING", "the job is CANCELLED")
 
 
-def test_a_job_that_slurm_requeues_says_so(project: MakeProject, slurm: SlurmCluster) -> None:
+@pytest.mark.parametrize("how", ["requeue", "preemption"])
+def test_a_job_that_slurm_requeues_says_so(
+    project: MakeProject, slurm: SlurmCluster, how: str
+) -> None:
     here = project()
     here.act(
         "import signal, time\n"
         "got = [restart] if restart else []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: got.append(1))\n"
+        "for number in (signal.SIGTERM, signal.SIGUSR1):\n"
+        "    signal.signal(number, lambda *_: got.append(1))\n"
         "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
         "(job / 'waits').touch()\n"
         "while not got: time.sleep(0.05)\n"
@@ -333,11 +340,16 @@ def test_a_job_that_slurm_requeues_says_so(project: MakeProject, slurm: SlurmClu
     )
     job_id, job = here.submit("--partition", "main")
     slurm.wait_for((job.root / "waits").exists, 30, "the step")
-    slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null",
-              "--wrap", "sleep 1")  # fmt: skip
+    if how == "requeue":
+        slurm.run("scontrol", "requeue", job_id)
+    else:
+        slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null",
+                  "--wrap", "sleep 1")  # fmt: skip
     slurm.wait_for(job.ended.exists, 30, "the record")
     (record,) = ended(job)
-    assert (record["requeued"], record["why"]) == (True, "Slurm did it: preempted, or asked to")
+    assert record["requeued"]
+    if how == "requeue":  # a job that is preempted has a moment for its own
+        assert record["why"] == "Slurm did it: preempted, or asked to"
     slurm.start_now(job_id)
     slurm.wait_for(lambda: slurm.state(job_id) != "PENDING", 60, "the second start")
     assert slurm.job(job_id)["Restarts"] == "1"
