@@ -59,9 +59,41 @@ class LogDir:
         return self.root / "cause.json"
 
     @property
+    def attempt(self) -> Path:
+        """JSON of the attempt: command, job, nodes, ranks, GPUs, when and how it ended."""
+        return self.root / "attempt.json"
+
+    @property
     def watchdog(self) -> Path:
         """JSON of what the watchdog saw when it ended a launch: late ranks, phase, step, stacks."""
         return self.root / "watchdog.json"
+
+
+@dataclass(frozen=True)
+class JobDir:
+    """`jobs/<submission>/`: what one `launcher submit` gave to Slurm, and what came of it."""
+
+    root: Path
+
+    @property
+    def script(self) -> Path:
+        """The job script."""
+        return self.root / "job.sbatch"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe as it was submitted."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def record(self) -> Path:
+        """JSON of what was submitted: job id, options, nodes, time, warning lead."""
+        return self.root / "job.json"
+
+    @property
+    def ended(self) -> Path:
+        """One JSON record each time the job's step ended: exit code, requeued or not, why."""
+        return self.root / "ended.jsonl"
 
 
 @dataclass(frozen=True)
@@ -177,3 +209,17 @@ class RunDir:
     def launches(self) -> list[LogDir]:
         """The logs of all launches so far, oldest first."""
         return [LogDir(path) for path in sorted((self.root / "logs").glob("[0-9]*"))]
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of what was submitted to Slurm."""
+        return self.root / "jobs"
+
+    def job(self, number: int) -> JobDir:
+        """What one `launcher submit` submitted; they count from 1."""
+        return JobDir(self.jobs / f"{number:03d}")
+
+    @property
+    def job_dirs(self) -> list[JobDir]:
+        """Everything submitted so far, oldest first."""
+        return [JobDir(path) for path in sorted(self.jobs.glob("[0-9]*"))]
