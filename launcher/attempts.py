@@ -149,7 +149,9 @@ def _attempt(logs: LogDir, *, is_newest: bool, is_live: bool, finished: bool) ->
         gpus=int(record.get("gpus") or 0),
         started=_seconds(record.get("started")) or _oldest(logs),
         ended=None if outcome == "running" else _seconds(record.get("ended")) or _newest(logs),
-        step=max((int(place["step"]) for place in (*beats, end) if place.get("step")), default=None),
+        step=max(
+            (int(place["step"]) for place in (*beats, end) if place.get("step")), default=None
+        ),
         **_reason(outcome, end),
     )
 

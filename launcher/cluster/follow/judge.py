@@ -55,7 +55,9 @@ def judge(found: Evidence) -> Verdict:
     if job is not None and job.state in ACTIVE:
         return Verdict("running")
     if job is not None and job.state in WAITING:
-        again = job.restart_count > 0 or (found.submitted and found.submitted.has_run(found.attempts))
+        again = job.restart_count > 0 or (
+            found.submitted and found.submitted.has_run(found.attempts)
+        )
         return Verdict("requeued" if again else "pending")
     if found.held:
         return Verdict("running")
