@@ -1,4 +1,4 @@
-"""`status`, `logs`, `runs` and `stop` against real launches: running, stopped, lost, failed, done."""
+"""`status`, `logs`, `runs` and `stop` against real launches in every state."""
 
 from __future__ import annotations
 

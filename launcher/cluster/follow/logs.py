@@ -46,7 +46,8 @@ class Follower:
                 if not (line.endswith(b"\n") or at_end):
                     return
                 self._read_bytes[path] = file.tell()
-                yield line.decode(errors="replace").rstrip("\r\n")
+                # Of a progress bar what stood there last.
+                yield line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
 
 
 def show_logs(
@@ -125,14 +126,15 @@ class Printer:
                 self._say(text)
 
     def _lines(self, logs: LogDir, attempt: Attempt, *, at_end: bool) -> None:
-        """Print rank by rank; the agents' own lines where the attempt failed.
+        """Print rank by rank; the agents' own lines where no rank came to print any.
 
         Within one file the order is that of the file; between files there is none.
         """
-        for rank, path in ranks_in(logs).items():
+        by_rank = ranks_in(logs)
+        for rank, path in by_rank.items():
             if self._rank is None or rank == self._rank:
                 self._follower.show(path, f"{_host(logs, rank, attempt)} {rank}", at_end=at_end)
-        if self._rank is None and attempt.outcome in ("failed", "lost"):
+        if not by_rank and attempt.outcome in ("failed", "lost"):
             for path in sorted(logs.root.glob("launch*.log")):
                 self._follower.show(path, f"{_node(path, attempt)} agent", at_end=at_end)
 

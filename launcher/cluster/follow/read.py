@@ -27,7 +27,7 @@ from launcher.run_dir import RunDir
 class Queue:
     """What Slurm says of jobs, asked at most every so often: its controller serves a whole site."""
 
-    def __init__(self, interval_seconds: float = 10.0) -> None:
+    def __init__(self, interval_seconds: float = 5.0) -> None:
         self.is_there = has_slurm()
         self._interval_seconds = interval_seconds
         self._known: dict[str, QueuedJob] = {}
