@@ -60,7 +60,7 @@ class LogDir:
 
     @property
     def attempt(self) -> Path:
-        """JSON of the attempt: command, job, nodes, ranks, GPUs, when and how it ended."""
+        """JSON of what this launch is: command, job, nodes, ranks, when it began and ended."""
         return self.root / "attempt.json"
 
     @property
@@ -71,29 +71,52 @@ class LogDir:
 
 @dataclass(frozen=True)
 class JobDir:
-    """`jobs/<submission>/`: what one `launcher submit` gave to Slurm, and what came of it."""
+    """`jobs/<number>/`: one Slurm job as it was submitted, and what its steps came to."""
 
     root: Path
 
     @property
+    def run_dir(self) -> RunDir:
+        """The run folder that it lies in."""
+        return RunDir(self.root.parent.parent)
+
+    @property
     def script(self) -> Path:
-        """The job script."""
+        """What sbatch got."""
         return self.root / "job.sbatch"
 
     @property
+    def prepare_script(self) -> Path:
+        """What sbatch got for the job that prepares the data, where there is one."""
+        return self.root / "prepare.sbatch"
+
+    @property
     def recipe(self) -> Path:
-        """The resolved recipe as it was submitted."""
+        """The resolved recipe as submitted: what the job runs, whatever is edited since."""
         return self.root / "recipe.yaml"
 
     @property
     def record(self) -> Path:
-        """JSON of what was submitted: job id, options, nodes, time, warning lead."""
+        """JSON of what was submitted: job number, options, geometry, time, dependencies."""
         return self.root / "job.json"
 
     @property
     def ended(self) -> Path:
-        """One JSON record each time the job's step ended: exit code, requeued or not, why."""
+        """One JSON record each time that a step of the job ended."""
         return self.root / "ended.jsonl"
+
+    @property
+    def meeting_key(self) -> Path:
+        """Random digits that the nodes of the job know each other by."""
+        return self.root / "meeting.key"
+
+    def log(self, job_id: str) -> Path:
+        """What the job printed, over all its requeues; `%j` is its number to sbatch."""
+        return self.root / f"slurm-{job_id}.log"
+
+    def prepare_log(self, job_id: str) -> Path:
+        """What the job that prepares the data printed."""
+        return self.root / f"prepare-{job_id}.log"
 
 
 @dataclass(frozen=True)
@@ -206,20 +229,27 @@ class RunDir:
         return LogDir(self.root / "logs" / f"{attempt:03d}")
 
     @property
-    def launches(self) -> list[LogDir]:
-        """The logs of all launches so far, oldest first."""
-        return [LogDir(path) for path in sorted((self.root / "logs").glob("[0-9]*"))]
-
-    @property
     def jobs(self) -> Path:
-        """The folder of what was submitted to Slurm."""
+        """The folder of the Slurm jobs that were submitted for this run."""
         return self.root / "jobs"
 
     def job(self, number: int) -> JobDir:
-        """What one `launcher submit` submitted; they count from 1."""
+        """The folder of one job; jobs count from 1."""
         return JobDir(self.jobs / f"{number:03d}")
 
     @property
     def job_dirs(self) -> list[JobDir]:
-        """Everything submitted so far, oldest first."""
+        """The folders of all jobs so far, oldest first."""
         return [JobDir(path) for path in sorted(self.jobs.glob("[0-9]*"))]
+
+    def keeps(self, recipe: Path) -> bool:
+        """Tell whether a recipe is one that was resolved into this folder, for it or for a job."""
+        path = recipe.resolve()
+        return path == self.resolved.resolve() or path in (
+            job.recipe.resolve() for job in self.job_dirs
+        )
+
+    @property
+    def launches(self) -> list[LogDir]:
+        """The logs of all launches so far, oldest first."""
+        return [LogDir(path) for path in sorted((self.root / "logs").glob("[0-9]*"))]

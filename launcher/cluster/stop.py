@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 from launcher.cluster.follow.facts import RunState
 from launcher.cluster.follow.judge import ACTIVE, WAITING
 from launcher.cluster.follow.read import Queue, find_run, read_state
-from launcher.errors import InputError, LauncherError, Problem
+from launcher.cluster.slurm.commands import ask
+from launcher.errors import InputError, Problem
 from launcher.files import replace_text
 from launcher.lock import Holder
 from launcher.process import Process
 from launcher.run_dir import RunDir
-
-PATIENCE_SECONDS = 30
 
 
 def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
@@ -30,7 +28,7 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
 
     Raises:
         InputError: it is no run folder, or nothing runs in it.
-        LauncherError: Slurm refused.
+        SlurmError: Slurm refused.
     """
     state = read_state(find_run(run_folder), Queue())
     job = state.job
@@ -38,7 +36,7 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
         return _ask(state, state.holder, now=now)
     if job is not None and job.state in (*WAITING, *ACTIVE):
         # Between two steps of a running job, and before the first, there is nothing to save.
-        _slurm("scancel", job.job_id)
+        ask("scancel", job.job_id)
         return f"cancelled: job {job.job_id} ({job.state}) of {state.name}; no rank was running"
     raise InputError(
         Problem(
@@ -54,7 +52,7 @@ def _ask(state: RunState, holder: Holder, *, now: bool) -> str:
     job_id = state.job.job_id if state.job is not None and state.job.state in ACTIVE else None
     if job_id is not None:
         # Whatever the job says as it ends, Slurm lets nobody requeue it any more.
-        _slurm("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+        ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
     _write_request(state.run_dir)
     where = f"job {job_id}" if job_id is not None else f"{holder.host}, pid {holder.pid}"
     said = f"asked: {state.name} ({where}) saves at its next step boundary and exits 75"
@@ -69,7 +67,7 @@ def _signal(holder: Holder, job_id: str | None) -> str:
     it would go to the batch shell too, which only waits. https://slurm.schedmd.com/scancel.html
     """
     if job_id is not None:
-        _slurm("scancel", "--signal=TERM", job_id)
+        ask("scancel", "--signal=TERM", job_id)
         return "; SIGTERM is sent"
     if holder.is_here:
         Process(holder.pid, holder.started_ticks).send(signal.SIGTERM)
@@ -80,9 +78,3 @@ def _signal(holder: Holder, job_id: str | None) -> str:
 def _write_request(run_dir: RunDir) -> None:
     request = {"host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     replace_text(run_dir.stop_request, json.dumps(request))
-
-
-def _slurm(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-    if done.returncode:
-        raise LauncherError(f"{' '.join(command)}: {done.stderr.strip()}")

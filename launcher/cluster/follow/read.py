@@ -17,7 +17,8 @@ from launcher.cluster.follow.facts import Best, RunState
 from launcher.cluster.follow.judge import Evidence, judge
 from launcher.cluster.follow.submitted import Submitted, newest_submission
 from launcher.cluster.follow.tail import newest_events, newest_records
-from launcher.cluster.slurm.queue import QueuedJob, find_jobs, has_slurm
+from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm
+from launcher.cluster.slurm.queue import QueuedJob, find_jobs
 from launcher.errors import InputError, Problem
 from launcher.files import modified, read_object
 from launcher.lock import holder_of
@@ -28,7 +29,8 @@ class Queue:
     """What Slurm says of jobs, asked at most every so often: its controller serves a whole site."""
 
     def __init__(self, interval_seconds: float = 5.0) -> None:
-        self.is_there = has_slurm()
+        self.answers = has_slurm()
+        """Whether Slurm could be asked when it was asked last."""
         self._interval_seconds = interval_seconds
         self._known: dict[str, QueuedJob] = {}
         self._asked: dict[str, float] = {}
@@ -38,13 +40,24 @@ class Queue:
         now = time.monotonic()
         never = -2 * self._interval_seconds
         due = [i for i in job_ids if now - self._asked.get(i, never) > self._interval_seconds]
-        if due and self.is_there:
+        if due and has_slurm():
             found = find_jobs(due)
+            self.answers = len(found) == len(due) or _is_reachable()
             for job_id in due:
                 self._asked[job_id] = now
-                self._known.pop(job_id, None)
+                if self.answers:
+                    self._known.pop(job_id, None)
             self._known |= found
         return self._known
+
+
+def _is_reachable() -> bool:
+    """Tell a job that Slurm has forgotten from a controller that doesn't answer."""
+    try:
+        ask("scontrol", "ping")
+    except SlurmError:
+        return False
+    return True
 
 
 def read_states(run_dirs: Sequence[RunDir], queue: Queue) -> list[RunState]:
@@ -52,7 +65,7 @@ def read_states(run_dirs: Sequence[RunDir], queue: Queue) -> list[RunState]:
     submissions = [newest_submission(run_dir) for run_dir in run_dirs]
     jobs = queue.jobs([s.job_id for s in submissions if s is not None and s.job_id is not None])
     return [
-        _read_state(run_dir, submitted, jobs, has_queue=queue.is_there)
+        _read_state(run_dir, submitted, jobs, has_queue=queue.answers)
         for run_dir, submitted in zip(run_dirs, submissions, strict=True)
     ]
 

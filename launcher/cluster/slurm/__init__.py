@@ -1,1 +1,1 @@
-"""Slurm: from a recipe to a job, and what the queue says of it."""
+"""Slurm: submits a run as a job, and decides at the end of each step whether the job goes on."""
