@@ -181,6 +181,16 @@ def runs(
 
 
 @app.command()
+def doctor() -> None:
+    """Say what this machine, or the allocation around it, can do, and what is missing."""
+    from launcher.cluster.doctor.report import examine, exit_code, lines
+
+    checks = examine()
+    typer.echo("\n".join(lines(checks)))
+    raise typer.Exit(exit_code(checks))
+
+
+@app.command()
 def export(
     run_folder: RunFolder,
     weights: Annotated[

@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,8 +70,8 @@ def say(*command: str | Path, code: int = 0) -> str:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[RunDir]:
-    yield empty_run(tmp_path)
+def run_dir(tmp_path: Path) -> RunDir:
+    return empty_run(tmp_path)
 
 
 def test_pending_and_stopped_in_the_queue(slurm: SlurmCluster, run_dir: RunDir) -> None:
