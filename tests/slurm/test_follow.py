@@ -1,4 +1,4 @@
-"""`status`, `logs`, `runs`, `stop` against a real queue: jobs that wait, run, requeue, fail, end."""
+"""`status`, `logs`, `runs`, `stop`, `doctor` against a real queue, with jobs in every state."""
 
 from __future__ import annotations
 
@@ -190,5 +190,21 @@ def test_status_follows_a_job_to_its_end(slurm: SlurmCluster, run_dir: RunDir) -
     states = [line.split()[1] for line in shown.splitlines() if line.startswith("bot")]
     assert states[-1] == "failed"
     assert "running" in states
-    assert f"  job  {job_id} RUNNING" in shown
+    assert f"{job_id} RUNNING" in shown
     assert "before any rank began: FAILED (NonZeroExitCode)" in shown  # whole, on a narrow screen
+
+
+def test_doctor_sees_the_partitions_and_its_own_job(slurm: SlurmCluster) -> None:
+    shown = say("doctor")
+    assert "partition" in shown
+    assert "main: at most 2:00:00, 4 of 4 nodes idle (8 processors, " in shown
+    assert "gpu:2 each)" in shown
+    assert "allocation" in shown
+    assert "this is no job" in shown
+    inside = slurm.run(
+        "srun", "-N2", "--ntasks-per-node=1", "-w", "n2,n3", "--time=10", f"--chdir={REPOSITORY}",
+        sys.executable, "-m", "launcher.cli", "doctor",
+    )  # fmt: skip
+    assert inside.count(" on n2, n3; ") == 2
+    assert inside.count(": ready") == 2
+    assert "0:09:" in inside

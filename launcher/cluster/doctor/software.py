@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -86,7 +87,7 @@ def _hub_cache(environ: Mapping[str, str]) -> Check:
     folder = Path(environ.get("HF_HUB_CACHE", folder)).expanduser()
     offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if environ.get(name)]
     state = f"offline ({', '.join(offline)})" if offline else "online where the network lets it"
-    if os.access(_existing(folder), os.W_OK):
+    if _is_writable(_existing(folder)):
         return Check("hub cache", "ok", f"{folder}, {state}")
     cure = "Set HF_HOME to a folder that you may write to and that all nodes share."
     return Check("hub cache", "warning", f"{folder} is not writable, {state}", cure)
@@ -111,6 +112,15 @@ def _disk(name: str, folder: Path) -> Check:
     if usage.free >= LEAST_FREE_BYTES:
         return Check(name, "ok", found)
     return Check(name, "warning", found, "Make room; `launcher check` says what a run needs.")
+
+
+def _is_writable(folder: Path) -> bool:
+    """Try it: permissions alone don't tell of read-only mounts, nor what a server forbids root."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _existing(folder: Path) -> Path:
