@@ -58,6 +58,8 @@ class Attempt:
     """`running`, `finished`, `stopped` (cleanly), `failed`, or `lost`: ended without a word."""
     command: str = "launcher run"
     job_id: str | None = None
+    job_folder: str | None = None
+    """Of its submission, relative to the run folder: `jobs/001`."""
     restart_count: int | None = None
     """How often Slurm had requeued its job."""
     nodes: tuple[str, ...] = ()
@@ -143,6 +145,7 @@ def _attempt(logs: LogDir, *, is_newest: bool, is_live: bool, finished: bool) ->
         outcome=outcome,
         command=str(record.get("command") or "launcher run"),
         job_id=_text(record.get("job_id")),
+        job_folder=_text(record.get("job_folder")),
         restart_count=record.get("restart_count"),
         nodes=tuple(map(str, hosts)),
         world_size=int(record.get("world_size") or len(beats)),

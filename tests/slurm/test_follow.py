@@ -150,7 +150,7 @@ def test_failed_and_killed_jobs(slurm: SlurmCluster, run_dir: RunDir) -> None:
 
     job_id, _ = submit(slurm, run_dir, "sleep 600", "--no-requeue", "-w", "n3")
     slurm.wait_for_state(job_id, "RUNNING")
-    write_attempt(run_dir, 1, job_id=job_id, nodes=("n3",))
+    write_attempt(run_dir, 1, job_id=job_id, job_folder="jobs/002", nodes=("n3",))
     slurm.wait_for(lambda: bool(slurm.processes("n3")), 30, "the job's processes")
     slurm.kill_node("n3")
     assert slurm.wait_for_end(job_id, 90) == "NODE_FAIL"

@@ -73,7 +73,6 @@ def _waits_for_first_attempt(found: Evidence) -> bool:
     submitted = found.submitted
     if submitted is None or submitted.has_run(found.attempts):
         return False
-    # Without attempt.json's job id an attempt can't be told to be the job's, but by its time.
     newest = found.attempts[-1] if found.attempts else None
     return newest is None or newest.is_before(submitted.submitted)
 
@@ -95,14 +94,14 @@ def _not_begun() -> Verdict:
 
 
 def _by_newest_attempt(found: Evidence) -> Verdict:
-    newest, job = found.attempts[-1], found.job
-    if job is not None and newest.job_id == job.job_id and newest.outcome == "lost":
+    newest, job, submitted = found.attempts[-1], found.job, found.submitted
+    is_of_job = submitted is not None and submitted.has_run([newest])
+    if job is not None and is_of_job and newest.outcome == "lost":
         if job.state in TAKEN_AWAY:
             return Verdict("stopped", f"the job was ended: {in_words(job)}")
         if job.state not in ("COMPLETED", "COMPLETING"):
             return Verdict("failed", f"the job ended: {in_words(job)}")
-    submitted = found.submitted
-    if submitted is not None and submitted.requeued and not found.has_queue:
+    if submitted is not None and submitted.requeued and is_of_job and not found.has_queue:
         return Verdict("requeued", "when its step ended: Slurm can't be asked on this host")
     return Verdict("lost" if newest.outcome == "running" else newest.outcome)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,12 @@ class Submitted:
     requeued: bool = False
     """Whether the job put itself back in the queue when its step ended last."""
 
-    def has_run(self, attempts: list[Attempt]) -> bool:
-        """Return whether an attempt of this job has begun."""
-        return any(self.job_id is not None and a.job_id == self.job_id for a in attempts)
+    def has_run(self, attempts: Sequence[Attempt]) -> bool:
+        """Return whether an attempt of this submission has begun.
+
+        Its folder tells: the number that a task of an array has in itself isn't that of its job.
+        """
+        return any(found.job_folder == f"jobs/{self.job_dir.root.name}" for found in attempts)
 
 
 def newest_submission(run_dir: RunDir) -> Submitted | None:

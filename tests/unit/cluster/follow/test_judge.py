@@ -25,7 +25,8 @@ def job(state: str, restart_count: int = 0) -> QueuedJob:
 
 
 def attempt(outcome: str, job_id: str | None = "42", started: float = AFTER) -> Attempt:
-    return Attempt(1, outcome, job_id=job_id, started=started)
+    folders = {"41": "jobs/000", "42": "jobs/001"}
+    return Attempt(1, outcome, job_folder=folders.get(job_id or ""), started=started)
 
 
 def in_slurm(state: str, *attempts: Attempt, restart_count: int = 0, **more: Any) -> Evidence:
