@@ -162,7 +162,7 @@ def _left(state: RunState) -> str:
     if not state.is_open:
         return ""
     said = [f"run {duration(state.run_seconds_left)}"] if state.run_seconds_left else []
-    if state.limit_seconds_left is not None:
+    if state.state == "running" and state.limit_seconds_left is not None:
         which = "launch" if state.job is None else "job"
         lead = state.submitted.lead_seconds if state.submitted and state.job else None
         warned = f" (warned {duration(lead)} before its end)" if lead else ""
@@ -172,6 +172,8 @@ def _left(state: RunState) -> str:
 
 def _next(state: RunState) -> str:
     """Say what comes first: the warning of the time limit, or something in the run."""
+    if state.state != "running":
+        return ""
     ahead, limit = state.next_event, state.limit_seconds_left
     if limit is not None and state.job is not None and state.submitted is not None:
         warning = limit - (state.submitted.lead_seconds or 0)
