@@ -186,11 +186,68 @@ def submit(
 
 
 @app.command()
-def stop(run_folder: RunFolder) -> None:
-    """Ask a running launch to stop cleanly: it saves, exits 75, and the same command resumes it."""
+def stop(
+    run_folder: RunFolder,
+    now: Annotated[
+        bool,
+        typer.Option("--now", help="Signal it too: also ends what has not come to its first step."),
+    ] = False,
+) -> None:
+    """Stop a run: it saves and exits 75, or leaves the queue; the same command resumes it."""
     from launcher.cluster.stop import ask_to_stop
 
-    typer.echo(ask_to_stop(run_folder))
+    typer.echo(ask_to_stop(run_folder, now=now))
+
+
+@app.command()
+def status(
+    run_folder: Annotated[
+        Path | None, typer.Argument(help="Run folder; default: the newest under ./runs.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run ends.")] = False,
+) -> None:
+    """Show where a run is: state, job, step, loss, speed, time left, what comes next."""
+    from launcher.cluster.follow.status import show_status
+
+    show_status(run_folder, watch=watch)
+
+
+@app.command()
+def logs(
+    run_folder: RunFolder,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on, over attempts too, until the run ends.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="One of its attempts; default: the newest.")
+    ] = None,
+) -> None:
+    """Print what the ranks printed, each line with host and rank; a root cause comes first."""
+    from launcher.cluster.follow.logs import show_logs
+    from launcher.cluster.follow.read import find_run
+
+    show_logs(find_run(run_folder), typer.echo, rank=rank, attempt=attempt, follow=follow)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that run folders are in.")] = Path("runs"),
+) -> None:
+    """List all runs of a folder: state, step, best, last update, job, hours."""
+    from launcher.cluster.follow.runs import list_runs
+
+    typer.echo(list_runs(folder))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine, or the allocation around it, can do, and what is missing."""
+    from launcher.cluster.doctor.report import examine, exit_code, lines
+
+    checks = examine()
+    typer.echo("\n".join(lines(checks)))
+    raise typer.Exit(exit_code(checks))
 
 
 @app.command()

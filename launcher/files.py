@@ -25,3 +25,11 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def modified(path: Path) -> float | None:
+    """Return when a file was written last, in seconds since the epoch; None if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from launcher.metrics import report_facts as facts
+from launcher.metrics.report_attempts import attempts_section
 from launcher.metrics.report_charts import charts
 from launcher.metrics.report_read import RunRecords, read_run
 from launcher.run_dir import RunDir
@@ -54,6 +55,7 @@ def render(records: RunRecords) -> str:
         charts=list(zip(shown, spans(len(shown) - 1), strict=True)) if shown else [],
         figures={chart.key: chart.figure for chart in shown},
         data=data_section(records.data),
+        attempts=attempts_section(records.attempts),
         events=facts.event_rows(records),
         recipe=records.recipe_text,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

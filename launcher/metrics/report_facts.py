@@ -52,6 +52,8 @@ def outcome(records: RunRecords) -> Outcome:
         return known.get(str(ended), Outcome(str(ended), "open"))
     if failure(records):
         return Outcome("Failed", "bad")
+    if records.attempts and records.attempts[-1].outcome == "lost":
+        return Outcome("Lost", "bad")
     newest = next((e for e in reversed(records.events) if e.get("kind") in ("start", "stop")), {})
     if newest.get("kind") == "stop":
         return Outcome("Stopped, can go on", "open")

@@ -11,6 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from launcher.attempts import Attempt, read_attempts
+from launcher.lock import holder_of
 from launcher.metrics.jsonl import read_lines
 from launcher.metrics.record import number
 from launcher.run_dir import RunDir
@@ -35,6 +37,7 @@ class RunRecords:
     recipe_text: str = ""
     failure: Json = field(default_factory=dict)
     """The last words of the rank that failed first, if that ended the last attempt."""
+    attempts: list[Attempt] = field(default_factory=list)
 
     def setting(self, *keys: str) -> Any:
         """Return a value of the recipe; None where there is none."""
@@ -91,6 +94,7 @@ def read_run(run_dir: RunDir) -> RunRecords:
         recipe=_yaml(recipe_text),
         recipe_text=recipe_text,
         failure=_failure(run_dir),
+        attempts=read_attempts(run_dir, is_live=holder_of(run_dir.lock) is not None),
     )
 
 

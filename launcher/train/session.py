@@ -72,6 +72,7 @@ class Session:
             "micro_batch_size": batch.micro_batch_size,
             "gradient_accumulation_steps": batch.gradient_accumulation_steps,
             "total_steps": self.plan.total_steps,
+            "steps_per_epoch": self.plan.steps_per_epoch,
             "trainable_parameters": loaded.num_trainable,
             "total_parameters": loaded.num_total,
             "new_tensors": len(loaded.new_tensors),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.stop import ask_to_stop
 from launcher.errors import InputError
 from launcher.lock import hold
@@ -42,3 +44,20 @@ def test_nothing_is_running(run_dir: RunDir) -> None:
 def test_not_a_run_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
         ask_to_stop(tmp_path)
+
+
+def test_now_signals_the_launch_where_it_is(run_dir: RunDir) -> None:
+    with hold(run_dir.lock, "launcher run"), StopSignals() as signals:
+        assert "SIGTERM is sent" in ask_to_stop(run_dir.root, now=True)
+        assert signals.asked is signal.SIGTERM
+        assert run_dir.stop_request.exists()
+
+
+def test_now_can_not_signal_another_host(run_dir: RunDir) -> None:
+    with hold(run_dir.lock, "launcher run"), StopSignals() as signals:
+        holder = json.loads(run_dir.lock.read_text()) | {"host": "elsewhere"}
+        run_dir.lock.write_text(json.dumps(holder))
+        said = ask_to_stop(run_dir.root, now=True)
+        assert "it runs on elsewhere, give --now there" in said
+        assert signals.asked is None
+        assert run_dir.stop_request.exists()

@@ -1,0 +1,1 @@
+"""What this machine, or this allocation, can do, and what is missing."""
