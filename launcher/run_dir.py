@@ -188,6 +188,11 @@ class RunDir:
         """The parent folder of wandb's own files."""
         return self.root / "wandb"
 
+    @property
+    def jobs(self) -> Path:
+        """The folder of `NNN/` folders, one for each job that was submitted."""
+        return self.root / "jobs"
+
     def logs(self, attempt: int) -> LogDir:
         """The logs of one launch; launches count from 1."""
         return LogDir(self.root / "logs" / f"{attempt:03d}")

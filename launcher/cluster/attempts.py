@@ -19,7 +19,7 @@ from launcher.cluster.outcome import Cause, print_stop, print_summary, say
 from launcher.cluster.report import NodeReport, Result, report_on
 from launcher.cluster.restarts import Restarts
 from launcher.errors import EXIT_STOPPED
-from launcher.files import replace_text
+from launcher.files import read_object, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 
@@ -108,6 +108,7 @@ class Attempt:
         """
         record: dict[str, Any] = asdict(self)
         del record["logs"]
+        record["nodes"] = list(self.nodes)
         with contextlib.suppress(OSError):
             replace_text(self.logs.attempt, json.dumps(record, indent=1))
 
@@ -126,6 +127,15 @@ class Attempt:
         cause.write(self.logs)
         self.end(cause.exit_code, "failed")
         return cause.exit_code
+
+
+def close_attempt(logs: LogDir, exit_code: int, outcome: Outcome) -> None:
+    """Note how an attempt ended whose own head can't."""
+    record = read_object(logs.attempt)
+    if record is not None:
+        ended = {"ended": _now(), "exit_code": exit_code, "outcome": outcome}
+        with contextlib.suppress(OSError):
+            replace_text(logs.attempt, json.dumps({**record, **ended}, indent=1))
 
 
 class Crew(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.run_dir import LogDir, RunDir
+from launcher.world import host_name
 
 
 def prepare_data(recipe: Path, overrides: Sequence[str], consent: Consent = NO_CONSENT) -> int:
@@ -125,7 +125,7 @@ def resolve_launch(
 class OneNode:
     """This machine alone, as the crew of a launch."""
 
-    hosts: Sequence[str] = (socket.gethostname(),)
+    hosts: Sequence[str] = (host_name(),)
     why_no_restart = ""
 
     def __init__(self, launch: Launch) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from launcher.errors import EXIT_FAILED, EXIT_STOPPED
 from launcher.files import read_object, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
+from launcher.world import host_name
 
 RESUME = "The same command resumes the run."
 CONSEQUENCES = ("lost peer", "timeout")
@@ -250,7 +250,7 @@ def _dead_cause(
     launch_log: Path,
     seen: float | None,
 ) -> Cause:
-    host = rank.beat.get("host") or socket.gethostname()
+    host = rank.beat.get("host") or host_name()
     who = f"rank {rank.rank} on {host}"
     where = _where(rank.beat)
     log = logs.rank(rank.rank) if logs.rank(rank.rank).exists() else launch_log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from launcher.cluster.node.supervise import Ending
 from launcher.cluster.node.watchdog import Hang, LateRank, Seen, judge
 from launcher.cluster.outcome import Cause, clean_stop, find_cause, hang_cause
 from launcher.run_dir import LogDir, RunDir
+from launcher.world import host_name
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def report_on(
     failed = not finished and stopped is None
     return NodeReport(
         node_rank=share.node_rank,
-        host=socket.gethostname(),
+        host=host_name(),
         finished=finished,
         step=ending.step,
         stopped=stopped,

@@ -44,8 +44,11 @@ class Launch:
 
     @property
     def is_from_run_folder(self) -> bool:
-        """True where the recipe is the one that the run folder itself keeps."""
-        return self.source.resolve() == self.run_dir.resolved.resolve()
+        """True where the recipe is one that the run folder itself keeps: its own, or a job's."""
+        source = self.source.resolve()
+        return source == self.run_dir.resolved.resolve() or self.run_dir.jobs.resolve() in (
+            source.parents
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,9 @@ def _unusable(launch: Launch) -> Iterator[Problem]:
 
 def _is_empty(run_dir: RunDir) -> bool:
     """Tell whether nothing is there but what a launch leaves that is killed in its first moment."""
-    first = (run_dir.lock.name, f".{run_dir.lock.name}.", f".{run_dir.resolved.name}.")
+    files = (run_dir.lock, run_dir.resolved, run_dir.meeting_key)
+    first = (*(f".{path.name}." for path in files), ".preflight-", run_dir.lock.name)
+    first += (run_dir.meeting_key.name, "logs", run_dir.jobs.name)
     return all(path.name.startswith(first) for path in run_dir.root.iterdir())
 
 

@@ -19,6 +19,11 @@ def run_folder(resolved: ResolvedRun) -> RunDir:
     return RunDir(Path(resolved.recipe.run.dir) / resolved.recipe.run.name)
 
 
+def prepared_marker(resolved: ResolvedRun) -> Path:
+    """Return where `launcher prepare` says, for this recipe, in which folder its data are."""
+    return Path(resolved.recipe.data.cache_dir) / "recipes" / f"{resolved.digest}.json"
+
+
 def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     """Make the run folder, private to its owner, and write into it what the run is.
 
@@ -33,7 +38,8 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     from_resolved = source == run_dir.resolved.resolve()
     if not from_resolved or stored_recipe(run_dir) != resolved.recipe:
         _replace(run_dir.resolved, resolved.to_yaml())
-    if not from_resolved and source != run_dir.recipe.resolve():
+    in_job_folder = run_dir.jobs.resolve() in source.parents
+    if not (from_resolved or in_job_folder) and source != run_dir.recipe.resolve():
         shutil.copyfile(source, run_dir.recipe)
     run_dir.checkpoints.mkdir(exist_ok=True)
     run_dir.ds_config.write_text(json.dumps(resolved.deepspeed, indent=2) + "\n")

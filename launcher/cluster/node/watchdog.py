@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from launcher.cluster.node.stacks import waits_for_others
 from launcher.files import replace_text
 from launcher.process import STOPPED
 from launcher.run_dir import LogDir
+from launcher.world import host_name
 
 SILENT_SECONDS = 5.0
 """Heartbeats come once a second: without one for this long, the whole process stands still."""
@@ -100,7 +100,7 @@ def diagnose(ranks: Ranks, logs: LogDir, now: float, timeout_seconds: float) -> 
     seen = [
         Seen(
             rank=rank.rank,
-            host=socket.gethostname(),
+            host=host_name(),
             pid=rank.process.pid,
             phase=rank.beat.get("phase"),
             step=rank.beat.get("step"),
