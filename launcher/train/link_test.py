@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Store, TCPStore
+from torch._C._distributed_c10d import Store, TCPStore
 
 NUM_BYTES = 16 << 20
 REPEATS = 3

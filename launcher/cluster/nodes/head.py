@@ -106,7 +106,7 @@ class Head:
         reports: list[NodeReport] = []
         if not self._lost and self._stop is None:
             port = free_port()
-            self._tell_all("start", logs=str(logs.root), port=port, told=told)
+            self._tell_all("start", number=int(logs.root.name), port=port, told=told)
             meeting = Meeting(port, self._address, self._environment)
             reports = [self._launch.carry_share(logs, meeting, self)]
             self._wait_for_reports(reports[0])

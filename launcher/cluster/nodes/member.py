@@ -111,7 +111,7 @@ class Member:
 
     def _carry(self, message: Message) -> None:
         self._say(str(message.get("told", "")))
-        self._logs = LogDir(Path(message["logs"]))
+        self._logs = self._launch.run_dir.logs(int(message["number"]))
         self._wait_for_folder(self._logs.root)
         meeting = Meeting(int(message["port"]), self._line.address, self._environment)
         report = self._launch.carry_share(self._logs, meeting, self)

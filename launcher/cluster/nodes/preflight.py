@@ -80,8 +80,6 @@ class Preflight:
                 ),
             )
         console.print(table)
-        for problem in self.shared_problems:
-            console.print(Text(problem, style="red"), soft_wrap=True)
         if self.link and "seconds" in self.link:
             console.print(
                 f"all-reduce of {self.link['bytes'] >> 20} MiB over {len(self.nodes)} nodes:"
