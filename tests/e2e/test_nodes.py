@@ -1,8 +1,9 @@
-"""Several nodes carry one run: they train as one would, and end together whatever happens to one."""
+"""Several nodes carry one run: they train as one would, and end together whatever happens."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -19,6 +20,9 @@ from tests.support.nodes import Nodes
 from tests.support.training import NO_DROPOUT, copy_model, events, records
 
 HOST = socket.gethostname()
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may mount something for one process"
+)
 
 
 @pytest.fixture
@@ -222,14 +226,34 @@ def test_what_differs_between_nodes_is_named_before_any_model_loads(
     assert not nodes.run_dir.resolved.exists()
 
 
-def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, recipe: dict[str, Any]) -> None:
+@needs_root
+def test_a_data_cache_that_is_not_shared_is_named(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    """Seen from node 1, another folder lies where the head's cache should be."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cache").mkdir()
+    hide = f'mount --bind {tmp_path / "empty"} {tmp_path / "cache"} && exec "$@"'
     with Nodes(tmp_path, recipe) as nodes:
         nodes.start(0)
-        nodes.start(1, "--set", f"data.cache_dir={tmp_path / 'elsewhere'}")
+        nodes.start(1, before=["unshare", "--mount", "sh", "-c", hide, "sh"])
         ended = nodes.end()
-    # The cache of node 1 is another folder, and its recipe's digest says nothing of folders: it
-    # must see the head's own.
-    assert [code for code, _, _ in ended.values()] == [0, 0]
+    for code, _, stderr in ended.values():
+        assert code == 1
+        assert f"node 1 ({HOST}) does not see the head's data cache {tmp_path / 'cache'}" in stderr
+
+
+@needs_root
+def test_a_run_folder_that_one_node_can_not_write_is_named(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    read_only = f'mount --bind -r {tmp_path / "runs"} {tmp_path / "runs"} && exec "$@"'
+    with Nodes(tmp_path, recipe) as nodes:
+        nodes.start(0)
+        nodes.start(1, before=["unshare", "--mount", "sh", "-c", read_only, "sh"])
+        ended = nodes.end()
+    assert [code for code, _, _ in ended.values()] == [2, 2], ended
+    assert f"preflight failed: node 1 ({HOST})" in ended[0][2]
+    assert "runs" in ended[0][2]
 
 
 def test_a_node_that_can_not_take_part_says_why(tmp_path: Path, recipe: dict[str, Any]) -> None:
@@ -244,6 +268,7 @@ def test_a_node_that_can_not_take_part_says_why(tmp_path: Path, recipe: dict[str
 
 def test_a_node_that_never_comes_is_named(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["run"]["timeout_seconds"] = 3.0
+    recipe["train"]["global_batch_size"] = 12
     with Nodes(tmp_path, recipe, num_nodes=3) as nodes:
         nodes.start(0)
         nodes.start(1)
@@ -288,8 +313,6 @@ def test_what_can_not_be_meant_is_refused(
 
 
 def prefixed(folder: Path) -> str:
-    import os
-
     return ":".join(part for part in (str(folder), os.environ.get("PYTHONPATH", "")) if part)
 
 
