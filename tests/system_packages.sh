@@ -5,10 +5,12 @@ set -euo pipefail
 
 have_compiler() { command -v g++ >/dev/null; }
 have_browser() { command -v chromium >/dev/null || command -v google-chrome >/dev/null; }
+have_namespaces() { command -v ip >/dev/null; }
 
 missing=()
 have_compiler || missing+=(g++)
 have_browser || missing+=(chromium)
+have_namespaces || missing+=(iproute2)
 ((${#missing[@]})) || exit 0
 
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && grep -q debian /etc/os-release; then
