@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -122,6 +122,13 @@ class Attempt:
         """Note how it ended."""
         replace(self, ended=_now(), exit_code=exit_code, outcome=outcome).write()
 
+    def stop(self, stopped: Mapping[str, Any]) -> None:
+        """Note that it was stopped cleanly, at which step and why, where no rank has."""
+        if not self.logs.stopped.exists():
+            with contextlib.suppress(OSError):
+                replace_text(self.logs.stopped, json.dumps(dict(stopped)))
+        self.end(EXIT_STOPPED, "stopped")
+
     def fail(self, cause: Cause) -> int:
         """Note why it failed; return the exit code."""
         cause.write(self.logs)
@@ -169,7 +176,7 @@ def carry(launch: Launch, crew: Crew, attempt: Attempt | None = None) -> int:
             print_summary(run_dir)
             return 0
         if result.stopped is not None:
-            attempt.end(EXIT_STOPPED, "stopped")
+            attempt.stop(result.stopped)
             return print_stop(run_dir, result.stopped)
         assert result.cause is not None
         exit_code = attempt.fail(result.cause)

@@ -44,11 +44,8 @@ class Launch:
 
     @property
     def is_from_run_folder(self) -> bool:
-        """True where the recipe is one that the run folder itself keeps: its own, or a job's."""
-        source = self.source.resolve()
-        return source == self.run_dir.resolved.resolve() or self.run_dir.jobs.resolve() in (
-            source.parents
-        )
+        """True where the recipe is one that the run folder itself keeps: resolved, consented to."""
+        return self.run_dir.keeps(self.source)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def _lead(journey: Journey, signals: StopSignals) -> int:
     except MeetingError as error:
         hosts = placement.hosts
         nodes = tuple(hosts[rank] for rank in error.late) if hosts else ()
-        cause = Cause(str(error), can_restart=False, category="late node", nodes=nodes)
+        cause = Cause(str(error), category="late node", kind="Late node", nodes=nodes)
         say(cause.text)
         code = attempt.fail(cause)
         _Lead(journey, launch, reception.lines, attempt).end(code, cause.text)
@@ -162,9 +162,10 @@ def _lead(journey: Journey, signals: StopSignals) -> int:
 
 
 def _stopped(journey: Journey, attempt: Attempt, signals: StopSignals) -> int:
-    attempt.end(EXIT_STOPPED, "stopped")
     reason = signals.asked.name if signals.asked is not None else "a signal to another node"
-    return print_stop(journey.run_dir, {"step": 0, "reason": reason})
+    stopped = {"step": 0, "reason": reason}
+    attempt.stop(stopped)
+    return print_stop(journey.run_dir, stopped)
 
 
 class _Lead:

@@ -104,7 +104,7 @@ class Preflight:
         return Cause(
             f"preflight failed: {text}. What all nodes said: {logs.preflight}.",
             EXIT_BAD_INPUT if category == "input" else EXIT_FAILED,
-            can_restart=False,
+            can_restart=category == "node",  # on other nodes
             category=category,
             nodes=tuple(node["host"] for node in self.bad) if category == "node" else (),
             kind="Preflight",

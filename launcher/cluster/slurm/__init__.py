@@ -1,1 +1,1 @@
-"""Slurm: what is submitted, what runs in the job, what it is asked afterwards."""
+"""Slurm: submits a run as a job, and decides at the end of each step whether the job goes on."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from launcher.files import read_object
 from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder
-from launcher.run_dir import RunDir
+from launcher.run_dir import JobDir
 
 NEEDED = ("SLURM_JOB_ID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
 
@@ -33,10 +35,10 @@ NEEDED = ("SLURM_JOB_ID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NO
 def main() -> int:
     """Carry this node's part of the job; return the exit code of the whole."""
     job_folder = Path(sys.argv[1]).resolve()
-    run_dir = RunDir(job_folder.parent.parent)
+    job_dir = JobDir(job_folder)
     placement = placement_from(os.environ, job_folder)
-    require_head(placement.head, "SLURM_STEP_NODELIST")
-    job = read_object(job_folder / "job.json") or {}
+    require_head(placement.head, placement.name_of(0))
+    job = read_object(job_dir.record) or {}
     try:
         resolved = _resolve(job_folder, job, placement)
         require_this_node(resolved, visible_gpus())
@@ -47,7 +49,7 @@ def main() -> int:
     carrier = Carrier(
         command="launcher submit",
         job_id=placement.job_id,
-        job_folder=str(job_folder.relative_to(run_dir.root)),
+        job_folder=str(job_folder.relative_to(job_dir.run_dir.root)),
         restart_count=placement.restart_count,
     )
     return carry_nodes(resolved, run_folder(resolved), placement, carrier=carrier, prepares=False)
@@ -75,9 +77,9 @@ def placement_from(environ: Mapping[str, str], job_folder: Path) -> Placement:
     return Placement(
         num_nodes=num_nodes,
         node_rank=int(environ["SLURM_NODEID"]),
-        head=hosts[0],
+        head=_address_of(hosts[0]),
         port=port_for(environ["SLURM_JOB_ID"]),
-        key_file=job_folder / "meeting.key",
+        key_file=JobDir(job_folder).meeting_key,
         hosts=hosts,
         job_id=environ["SLURM_JOB_ID"],
         restart_count=int(environ.get("SLURM_RESTART_COUNT", "0")),
@@ -94,12 +96,27 @@ def _host_names(node_list: str) -> tuple[str, ...]:
     return tuple(done.stdout.split())
 
 
+def _address_of(host: str) -> str:
+    """Return a name of a node that resolves: its own, else the one that Slurm itself uses.
+
+    https://slurm.schedmd.com/slurm.conf.html#OPT_NodeAddr
+    """
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        command = ["scontrol", "show", "node", host]
+        done = subprocess.run(command, capture_output=True, text=True)
+        found = re.search(r"\bNodeAddr=(\S+)", done.stdout)
+        return found[1] if found else host
+    return host
+
+
 def _resolve(job_folder: Path, job: Mapping[str, Any], placement: Placement) -> ResolvedRun:
     """Resolve what was submitted: neither the user's file nor another launch plays a part."""
     consent = consent_of([str(option) for option in job.get("consent", [])])
     ranks_per_node = job.get("ranks_per_node")
     return resolve(
-        job_folder / "recipe.yaml",
+        JobDir(job_folder).recipe,
         [f"cluster.num_nodes={placement.num_nodes}"],
         placement.num_nodes * int(ranks_per_node) if ranks_per_node else None,
         gpus_here=visible_gpus(),

@@ -84,10 +84,11 @@ def test_a_bad_node_is_to_be_avoided(tmp_path: Path) -> None:
     found = Preflight(compare([node(0), node(1), node(2, recipe="x")]), 1.0)
     cause = found.cause(LogDir(tmp_path))
     assert "node 2 (n2) has recipe x" in cause.text
-    assert (cause.category, cause.nodes, cause.can_restart) == ("node", ("n2",), False)
+    assert (cause.category, cause.nodes, cause.can_restart) == ("node", ("n2",), True)
     refused = {"node_rank": 1, "host": "n1", "refused": True, "problems": ["recipe.yaml:3: no."]}
     cause = Preflight(compare([node(0), refused])).cause(LogDir(tmp_path))
     assert (cause.category, cause.nodes, cause.exit_code) == ("input", (), 2)
+    assert not cause.can_restart
 
 
 def test_the_table_has_a_row_a_node() -> None:
