@@ -110,18 +110,42 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over in a new folder; deletes nothing.")
     ] = False,
+    num_nodes: Annotated[
+        int | None,
+        typer.Option("--num-nodes", min=1, help="Nodes; the same command is started on each."),
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option("--node-rank", help="Which of them this is, from 0.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", help="Name or address of the node of rank 0.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="First of 8 ports for the nodes to meet at.")
+    ] = None,
     allow_change: AllowChange = None,
     trust_checkpoint: TrustCheckpoint = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Train on this machine; the same command again resumes an unfinished run."""
+    """Train on this machine, or as one of several; the same command again resumes the run."""
     from launcher.cluster.local import run_local
+    from launcher.cluster.nodes.placement import NodeOptions
     from launcher.plan.disk import DISK_KEYS, disk_rule
     from launcher.recipe.consent import Consent
 
     consent = Consent(tuple(allow_change or ()), trust_checkpoint, trust_remote_code)
     rules = ((DISK_KEYS, disk_rule),)
-    code = run_local(recipe, overrides or (), processes, fresh=fresh, consent=consent, rules=rules)
+    nodes = NodeOptions(num_nodes, node_rank, head, port)
+    nodes.check()
+    sets = [*(overrides or ()), *nodes.overrides]
+    if nodes.several:
+        from launcher.cluster.nodes.run import run_on_nodes
+
+        code = run_on_nodes(
+            recipe, sets, processes, nodes, fresh=fresh, consent=consent, rules=rules
+        )
+    else:
+        code = run_local(recipe, sets, processes, fresh=fresh, consent=consent, rules=rules)
     raise typer.Exit(code)
 
 

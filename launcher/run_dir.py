@@ -14,8 +14,17 @@ class LogDir:
 
     @property
     def launch(self) -> Path:
-        """What `accelerate launch` itself printed."""
+        """What `accelerate launch` itself printed, on the first node."""
         return self.root / "launch.log"
+
+    def launch_on(self, node_rank: int) -> Path:
+        """What `accelerate launch` itself printed on one node."""
+        return self.root / f"launch-node-{node_rank}.log" if node_rank else self.launch
+
+    @property
+    def preflight(self) -> Path:
+        """JSON of what the nodes said of themselves before any rank was started."""
+        return self.root / "preflight.json"
 
     def rank(self, rank: int) -> Path:
         """Everything that one rank printed."""
@@ -208,6 +217,11 @@ class RunDir:
     def lock(self) -> Path:
         """JSON of the process that holds this folder; only one launch may write to it."""
         return self.root / "lock.json"
+
+    @property
+    def meeting_key(self) -> Path:
+        """What the nodes of a launch prove to each other that they know; its owner's alone."""
+        return self.root / "meeting.key"
 
     @property
     def timings(self) -> Path:

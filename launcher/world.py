@@ -7,6 +7,7 @@ https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def _agent_pid(environ: Mapping[str, str]) -> int | None:
     if AGENT_VARIABLE in environ:
         return int(environ[AGENT_VARIABLE])
     return os.getppid() if "TORCHELASTIC_RUN_ID" in environ else None
+
+
+def host_name(environ: Mapping[str, str] = os.environ) -> str:
+    """Return what people call this machine: Slurm's name for the node, else its own."""
+    return environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def has_wandb_key(environ: Mapping[str, str] = os.environ) -> bool:

@@ -9,11 +9,13 @@ have_slurm() {
   local PATH=$PATH:/usr/sbin # not on everybody's path
   command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged
 } >/dev/null
+have_namespaces() { command -v ip >/dev/null; }
 
 missing=()
 have_compiler || missing+=(g++)
 have_browser || missing+=(chromium)
 have_slurm || missing+=(slurm-wlm munge)
+have_namespaces || missing+=(iproute2)
 ((${#missing[@]})) || exit 0
 
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && grep -q debian /etc/os-release; then

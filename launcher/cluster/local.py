@@ -9,30 +9,27 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.cluster.attempts import Launch, carry, monotonic_deadline
 from launcher.cluster.node.agent import (
+    Meeting,
     environment_for,
-    start_agent,
+    free_port,
     start_tied,
     write_accelerate_config,
 )
 from launcher.cluster.node.devices import require_this_machine, visible_gpus
+from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
-from launcher.cluster.node.supervise import supervise
-from launcher.cluster.outcome import (
-    clean_stop,
-    find_cause,
-    print_stop,
-    print_summary,
-    print_warnings,
-    say,
-)
-from launcher.cluster.restarts import Restarts
+from launcher.cluster.node.supervise import Alone
+from launcher.cluster.outcome import print_stop, print_summary, print_warnings
+from launcher.cluster.report import Result, merge
 from launcher.lock import hold
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
-from launcher.run_dir import RunDir
+from launcher.run_dir import LogDir, RunDir
+from launcher.world import host_name
 
 
 def prepare_data(recipe: Path, overrides: Sequence[str], consent: Consent = NO_CONSENT) -> int:
@@ -76,69 +73,71 @@ def run_local(
         InputError: the recipe can't be run on this machine, or another launch holds its folder.
     """
     num_gpus = visible_gpus()
-    resolved = resolve(
-        recipe,
-        overrides,
-        processes,
-        gpus_here=num_gpus,
-        fresh=fresh,
-        consent=consent,
-        rules=rules,
+    resolved = resolve_launch(
+        recipe, overrides, processes, num_gpus, fresh=fresh, consent=consent, rules=rules
     )
-    if fresh:
-        renamed = [*overrides, f"run.name={_free_name(resolved)}"]
-        resolved = resolve(
-            recipe, renamed, processes, gpus_here=num_gpus, consent=consent, rules=rules
-        )
     require_this_machine(resolved, num_gpus, processes)
     run_dir = run_folder(resolved)
     if run_dir.summary.exists():
         print_summary(run_dir, already=True)
         return 0
-    limit = resolved.recipe.run.max_hours
-    deadline = None if limit is None else time.monotonic() + 3600 * limit
+    deadline = monotonic_deadline(resolved.recipe.run.max_hours)
     with hold(run_dir.lock, "launcher run"), StopSignals() as signals:
         run_dir.stop_request.unlink(missing_ok=True)
         print_warnings(resolved)
         write_settings(resolved, run_dir)
-        write_accelerate_config(resolved, run_dir)
-        prepared = _prepare(run_dir, consent, signals)
+        write_accelerate_config(resolved, run_dir, num_nodes=1)
+        prepared = prepare_here(run_dir, consent, signals)
         if signals.asked is not None:
             return print_stop(run_dir, {"step": 0, "reason": signals.asked.name})
-        return prepared or _carry(resolved, run_dir, signals, deadline)
+        if prepared:
+            return prepared
+        launch = Launch(resolved, run_dir, Share(resolved.world_size), signals, deadline)
+        return carry(launch, OneNode(launch))
 
 
-def _carry(
-    resolved: ResolvedRun, run_dir: RunDir, signals: StopSignals, deadline: float | None
-) -> int:
-    """Start the ranks, again and again where a restart is allowed and brings the run forward."""
-    settings = resolved.recipe.run
-    restarts = Restarts(run_dir, settings.max_restarts, deadline)
-    while True:
-        logs = run_dir.logs(1 + len(run_dir.launches))
-        logs.root.mkdir(parents=True)
-        agent = start_agent(resolved, run_dir, logs, deadline)
-        ending = supervise(agent, logs, resolved.world_size, settings.timeout_seconds, signals)
-        if ending.code == 0 and run_dir.summary.exists():
-            print_summary(run_dir)
-            return 0
-        stopped = clean_stop(ending, logs)
-        if stopped is not None:
-            return print_stop(run_dir, stopped)
-        cause = find_cause(ending, logs)
-        cause.write(logs)
-        say(cause.text)
-        if signals.asked is not None or run_dir.stop_request.exists():
-            return cause.exit_code
-        why_not = restarts.why_not(cause, ending.step)
-        if why_not is not None:
-            if why_not:
-                say(why_not)
-            return cause.exit_code
-        say(f"restart {restarts.done} of {restarts.most} from step-{restarts.newest:06d}.")
+def resolve_launch(
+    recipe: Path,
+    overrides: Sequence[str],
+    processes: int | None,
+    gpus_here: int,
+    *,
+    fresh: bool,
+    consent: Consent,
+    rules: Sequence[KeyedRule],
+) -> ResolvedRun:
+    """Resolve a recipe for a launch that starts now; with `fresh`, in a folder not there yet."""
+    resolved = resolve(
+        recipe,
+        overrides,
+        processes,
+        gpus_here=gpus_here,
+        fresh=fresh,
+        consent=consent,
+        rules=rules,
+    )
+    if not fresh:
+        return resolved
+    renamed = [*overrides, f"run.name={_free_name(resolved)}"]
+    return resolve(recipe, renamed, processes, gpus_here=gpus_here, consent=consent, rules=rules)
 
 
-def _prepare(run_dir: RunDir, consent: Consent, signals: StopSignals) -> int:
+class OneNode:
+    """This machine alone, as the crew of a launch."""
+
+    hosts: Sequence[str] = (host_name(),)
+    why_no_restart = ""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+
+    def run(self, logs: LogDir) -> Result:
+        """Start the ranks, watch them to their end, and return how it was."""
+        report = self._launch.carry_share(logs, Meeting(free_port()), Alone())
+        return merge([report], [], logs)
+
+
+def prepare_here(run_dir: RunDir, consent: Consent, signals: StopSignals) -> int:
     """Tokenise the data in a process that a stop signal ends: what it has done is kept."""
     process = start_tied(_prepare_command(run_dir.resolved, consent), environment_for(1))
     while process.poll() is None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 
-from launcher.cluster.node.agent_log import ended_pids
+from launcher.cluster.node.agent_log import ended_pids, port_was_taken
 from launcher.cluster.node.oom import MemoryGroup
 from launcher.cluster.node.ranks import Rank
+from launcher.cluster.node.share import Share
 from launcher.cluster.node.supervise import Ending
 from launcher.cluster.node.watchdog import Hang
 from launcher.errors import EXIT_FAILED, EXIT_STOPPED
 from launcher.files import read_object, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
+from launcher.world import host_name
 
 RESUME = "The same command resumes the run."
 CONSEQUENCES = ("lost peer", "timeout")
@@ -36,6 +39,20 @@ HOST_MEMORY_CURE = (
 )
 
 
+Category = Literal[
+    "out of memory", "collective timeout", "node", "data row", "code", "input", "non-finite",
+    "killed", "port", "late node",
+]  # fmt: skip
+OF_CLASS: Mapping[str, Category] = {
+    "out of memory": "out of memory",
+    "timeout": "collective timeout",
+    "lost peer": "node",
+    "input": "input",
+    "non-finite": "non-finite",
+}
+OWN_FRAME = re.compile(r'^  File "[^"]*/launcher/(\w+)/[^"]*", line', re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class Cause:
     """Why an attempt failed."""
@@ -44,16 +61,25 @@ class Cause:
     exit_code: int = EXIT_FAILED
     can_restart: bool = True
     """False for what the same attempt would meet again: bad input, numbers gone bad."""
+    category: Category = "code"
+    """What class of things it is: what can be done about it goes by that."""
+    nodes: tuple[str, ...] = ()
+    """Hosts that the next attempt had better do without."""
     kind: str = "Failed"
     """The error's name, or what happened to the rank."""
     rank: int | None = None
     host: str | None = None
     traceback: str = ""
+    seen: float | None = None
+    """When it happened, in seconds since the epoch of its host's clock."""
+    follows: bool = False
+    """Whether it may only follow from what happened elsewhere."""
 
     def write(self, logs: LogDir) -> None:
         """Keep it beside the logs that led to it."""
         record = {"time": time.time(), **asdict(self)}
         record["message"] = record.pop("text")
+        del record["seen"], record["follows"]
         known = {name: value for name, value in record.items() if value not in (None, "")}
         with contextlib.suppress(OSError):  # on a full disk it is still said
             replace_text(logs.cause, json.dumps(known, indent=1))
@@ -96,44 +122,60 @@ def print_stop(run_dir: RunDir, stopped: Mapping[str, Any]) -> int:
     return EXIT_STOPPED
 
 
-def clean_stop(ending: Ending, logs: LogDir) -> Mapping[str, Any] | None:
-    """Return step and reason of a clean stop; None if the attempt ended otherwise."""
+def clean_stop(
+    ending: Ending, logs: LogDir, share: Share | None = None
+) -> Mapping[str, Any] | None:
+    """Return step and reason of a clean stop; None if the attempt ended otherwise.
+
+    `share`: the ranks that are this node's; None: all are.
+    """
     stopped = read_object(logs.stopped)
     if stopped is not None:
         return stopped
-    if ending.before_start and not logs.failures:
+    failures = share.failures(logs) if share else logs.failures
+    if ending.before_start and not failures:
         return {"step": 0, "reason": ending.before_start}
     if ending.code and ending.ranks and all(rank.is_done for rank in ending.ranks):
         return {"step": ending.step, "reason": "asked to stop"}
     return None
 
 
-def find_cause(ending: Ending, logs: LogDir) -> Cause:
-    """Return the one root cause of a failed attempt.
+def find_cause(ending: Ending, logs: LogDir, share: Share | None = None) -> Cause:
+    """Return the one root cause of a failed attempt, as far as one node knows.
 
-    What only follows from another rank's end (a closed connection, a collective that gave up) is
-    the cause only where nothing else is known.
+    `share`: the ranks that are this node's; None: all are. What only follows from another rank's
+    end (a closed connection, a collective that gave up) is the cause only where nothing else is
+    known.
     """
     if ending.hang is not None:
-        return _hang_cause(ending.hang, logs)
-    failures = [found for path in logs.failures if (found := read_object(path)) is not None]
+        return hang_cause(ending.hang, logs)
+    launch_log = share.launch_log(logs) if share else logs.launch
+    paths = share.failures(logs) if share else logs.failures
+    failures = [found for path in paths if (found := read_object(path)) is not None]
     first = _first(failures)
     if first is not None and first.get("class") not in CONSEQUENCES:
         return _failure_cause(first, logs)
-    codes = ended_pids(logs)
+    codes = ended_pids(launch_log)
     dead = _first_dead(ending.dead, codes)
     if dead is not None:
         code = codes.get(dead.process.pid)
         group = ending.out_of_memory.get(dead.rank)
-        return _dead_cause(dead, code, group, logs)
+        return _dead_cause(dead, code, group, logs, launch_log, ending.dead_since)
     if first is not None:
         return _failure_cause(first, logs)
+    if port_was_taken(launch_log):
+        text = f"the port at which the ranks meet was taken. Log: {launch_log}. {RESUME}"
+        return Cause(text, category="port", kind="Port")
     how = (
         f"was killed by {_signal_name(-ending.code)}"
         if ending.code < 0
         else f"ended with exit code {ending.code}"
     )
-    return Cause(f"accelerate launch {how} and no rank said why. Log: {logs.launch}. {RESUME}")
+    return Cause(
+        f"accelerate launch {how} and no rank said why. Log: {launch_log}. {RESUME}",
+        category="killed" if ending.code < 0 else "code",
+        follows=True,
+    )
 
 
 def say(message: str) -> None:
@@ -182,23 +224,42 @@ def _failure_cause(failure: dict[str, Any], logs: LogDir) -> Cause:
         f"{text}\nLog: {logs.rank(rank)}",
         int(failure["exit_code"]),
         can_restart=not expected,
+        category=_category(failure),
         kind=failure["kind"],
         rank=rank,
         host=failure["host"],
         traceback=failure["traceback"],
+        seen=float(failure["time"]),
+        follows=failure.get("class") in CONSEQUENCES,
     )
 
 
-def _dead_cause(rank: Rank, code: int | None, group: MemoryGroup | None, logs: LogDir) -> Cause:
-    host = rank.beat.get("host") or socket.gethostname()
+def _category(failure: Mapping[str, Any]) -> Category:
+    found = OF_CLASS.get(failure.get("class", ""), "code")
+    frames = OWN_FRAME.findall(failure["traceback"])
+    if found == "code" and frames and frames[-1] == "data":
+        return "data row"  # what raised it was reading one
+    return found
+
+
+def _dead_cause(
+    rank: Rank,
+    code: int | None,
+    group: MemoryGroup | None,
+    logs: LogDir,
+    launch_log: Path,
+    seen: float | None,
+) -> Cause:
+    host = rank.beat.get("host") or host_name()
     who = f"rank {rank.rank} on {host}"
     where = _where(rank.beat)
-    log = logs.rank(rank.rank) if logs.rank(rank.rank).exists() else logs.launch
+    log = logs.rank(rank.rank) if logs.rank(rank.rank).exists() else launch_log
     kind = "Killed"
+    category: Category = "killed"
     if group is not None:
         limit = group.limit_bytes()
         which = f" under a limit of {limit / 2**20:,.0f} MiB" if limit else ""
-        kind = "Out of memory"
+        kind, category = "Out of memory", "out of memory"
         text = (
             f"{who} ran out of memory{where}: the kernel ended it by {_signal_name(9)}{which}."
             f" {HOST_MEMORY_CURE}\nLog: {log}. {RESUME}"
@@ -210,15 +271,20 @@ def _dead_cause(rank: Rank, code: int | None, group: MemoryGroup | None, logs: L
         text = f"{who} was killed by {_signal_name(-code)}{where}.{shown} Log: {log}. {RESUME}"
     else:
         text = f"{who} ended with exit code {code} and no word{where}. Log: {log}. {RESUME}"
-    return Cause(text, kind=kind, rank=rank.rank, host=host)
+    return Cause(text, category=category, kind=kind, rank=rank.rank, host=host, seen=seen)
 
 
-def _hang_cause(hang: Hang, logs: LogDir) -> Cause:
+def hang_cause(hang: Hang, logs: LogDir) -> Cause:
+    """Return what is said of ranks that came to no new place."""
     limit = f"run.timeout_seconds is {hang.timeout_seconds:g}"
     end = f"Log: {logs.root}. {RESUME}"
     if not hang.late:
         missing = ", ".join(str(rank) for rank in hang.missing)
-        return Cause(f"rank {missing} never started ({limit}). {end}", kind="Late")
+        return Cause(
+            f"rank {missing} never started ({limit}). {end}",
+            category="collective timeout",
+            kind="Late",
+        )
     parts = []
     for late in hang.late:
         where = _where({"phase": late.phase, "step": late.step, "micro_step": late.micro_step})
@@ -229,7 +295,7 @@ def _hang_cause(hang: Hang, logs: LogDir) -> Cause:
     stacks = "Stacks of the ranks are in the stacks-rank-N.txt files beside the logs."
     first = hang.late[0]
     text = "\n".join([*parts, f"{stacks} {end}"])
-    return Cause(text, kind="Late", rank=first.rank, host=first.host)
+    return Cause(text, category="collective timeout", kind="Late", rank=first.rank, host=first.host)
 
 
 def _where(place: Mapping[str, Any]) -> str:

@@ -96,7 +96,9 @@ def _unusable(launch: Launch) -> Iterator[Problem]:
 
 def _is_empty(run_dir: RunDir) -> bool:
     """Tell whether nothing is there but what a launch leaves that is killed in its first moment."""
-    first = (run_dir.lock.name, f".{run_dir.lock.name}.", f".{run_dir.resolved.name}.")
+    files = (run_dir.lock, run_dir.resolved, run_dir.meeting_key)
+    first = (*(f".{path.name}." for path in files), ".preflight-", run_dir.lock.name)
+    first += (run_dir.meeting_key.name, "logs", run_dir.jobs.name)
     return all(path.name.startswith(first) for path in run_dir.root.iterdir())
 
 

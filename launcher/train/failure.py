@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 import traceback
 from typing import Any
@@ -13,7 +12,7 @@ from launcher.errors import EXIT_FAILED, InputError, LauncherError, NonFiniteErr
 from launcher.files import replace_text
 from launcher.run_dir import LogDir
 from launcher.train.heartbeat import Place
-from launcher.world import World
+from launcher.world import World, host_name
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
 TIMEOUT = re.compile(r"timed out|timeout", re.I)
@@ -31,7 +30,7 @@ def describe_failure(
     return {
         "time": time.time(),
         "rank": world.rank,
-        "host": socket.gethostname(),
+        "host": host_name(),
         "phase": place.phase,
         "step": place.step,
         "micro_step": place.micro_step,

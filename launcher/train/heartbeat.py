@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import threading
 import time
 from dataclasses import dataclass, replace
 
 from launcher.run_dir import RunDir
 from launcher.train.stop import StopFlag, StopReason
-from launcher.world import World
+from launcher.world import World, host_name
 
 INTERVAL_SECONDS = 1.0
 SHORTEST_INTERVAL_SECONDS = 0.1
@@ -48,7 +47,7 @@ class Heartbeat:
         self._world = world
         self._stop = stop
         self._run_dir: RunDir | None = None
-        self._host = socket.gethostname()
+        self._host = host_name()
         self._descriptor: int | None = None
         self._written = time.monotonic()
         self._ended = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ from launcher.data.sampler import held_out
 from launcher.data.show import print_report
 from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
 from launcher.errors import InputError, LauncherError, Problem
+from launcher.files import replace_text
 from launcher.model.folder import model_folder
 from launcher.model.remote_code import fetch_code
 from launcher.recipe.consent import Consent
-from launcher.recipe.resolve import resolve
-from launcher.recipe.run_settings import run_folder
+from launcher.recipe.resolve import ResolvedRun, resolve
+from launcher.recipe.run_settings import prepared_marker, run_folder
 from launcher.recipe.schema import Recipe
 from launcher.tasks.registry import task_for
 from launcher.train.inputs import collect_inputs, compare_with_checkpoint
@@ -188,6 +190,15 @@ def _open(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, stored: store.S
     )
 
 
+def _mark_prepared(resolved: ResolvedRun, prepared: Prepared) -> None:
+    """Let nodes that start ranks see, without reading any data, that theirs are there."""
+    marker = prepared_marker(resolved)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(
+        marker, json.dumps({"cache": str(Path(prepared.report["cache"]).resolve().parent)})
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the data of a recipe, print the report and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m launcher.train.prepare")
@@ -199,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resolved = resolve(parsed.recipe, parsed.overrides, consent=Consent.of(parsed))
         prepared = prepare(resolved.recipe)
         compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)
+        _mark_prepared(resolved, prepared)
     except LauncherError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -6,7 +6,6 @@ Time between steps tells nothing, since every rank waits for the slowest at each
 from __future__ import annotations
 
 import math
-import socket
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 from launcher.train.local_work import LocalWork
 from launcher.train.session import Session
+from launcher.world import host_name
 
 SLOW = 2.5
 """Times the median of the other ranks, from where a rank is slow."""
@@ -167,7 +167,7 @@ class Stragglers:
 
 def gather_hosts(world_size: int, device: torch.device) -> list[str]:
     """Return the name of each rank's machine, on every rank."""
-    name = socket.gethostname().encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+    name = host_name().encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
     mine = torch.tensor(list(name), dtype=torch.uint8, device=device)
     names = [torch.empty_like(mine) for _ in range(world_size)]
     dist.all_gather(names, mine)

@@ -7,13 +7,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from ruamel.yaml import YAML
 
 from launcher.cluster.node.devices import visible_gpus
+from launcher.cluster.node.share import Share
 from launcher.files import read_object
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
@@ -27,16 +29,38 @@ OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"
 """Variables that the agent sets for its ranks: those of a job around this one are not theirs."""
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """Where the ranks of all nodes find each other."""
+
+    port: int
+    address: str = "127.0.0.1"
+    """Of the node of rank 0, as this node reaches it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What this node's ranks need to know of its network and its disks."""
+
+
 def start_agent(
-    resolved: ResolvedRun, run_dir: RunDir, logs: LogDir, deadline: float | None
+    resolved: ResolvedRun,
+    run_dir: RunDir,
+    logs: LogDir,
+    share: Share,
+    meeting: Meeting,
+    deadline: float | None,
 ) -> subprocess.Popen[bytes]:
-    """Start the agent, which starts the ranks; what it prints goes to launch.log."""
+    """Start this node's agent, which starts its ranks; what it prints goes to its launch log.
+
+    `deadline`: when the launch has to be over, in monotonic seconds of this host.
+    """
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(run_dir.accelerate)]
-    command += ["--main_process_port", str(_free_port())]
+    command += ["--main_process_port", str(meeting.port)]
+    if share.num_nodes > 1:
+        command += ["--main_process_ip", meeting.address, "--machine_rank", str(share.node_rank)]
     command += ["-m", "launcher.train", str(run_dir.resolved), *resolved.consent.options()]
     grace = grace_seconds(run_dir)
-    environment = environment_for(resolved.world_size) | {
+    environment = environment_for(share.ranks_per_node) | {
+        **meeting.environment,
         LOGS_VARIABLE: str(logs.root),
         # Read by torch.distributed.run from 2.12 on. Signalled itself, the agent otherwise kills
         # the ranks after 30 s; signals to this process go to the ranks alone.
@@ -47,7 +71,7 @@ def start_agent(
     }
     if deadline is not None:
         environment[DEADLINE_VARIABLE] = str(deadline)
-    with logs.launch.open("w") as log:
+    with share.launch_log(logs).open("w") as log:
         log.write(
             f"grace: {grace} s from a stop signal to the end of a step and its checkpoint;"
             " whoever stops this launch should wait as long before a kill.\n"
@@ -71,30 +95,37 @@ def grace_seconds(run_dir: RunDir) -> int:
     return max(LEAST_GRACE_SECONDS, math.ceil(3 * needed + 30))
 
 
-def accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> dict[str, Any]:
-    """Return the derived `accelerate launch` config: the user's own defaults play no part."""
+def accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int) -> dict[str, Any]:
+    """Return the derived `accelerate launch` config: the user's own defaults play no part.
+
+    It is the same on all nodes; what differs between them is given on the command line.
+    """
     return {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "DEEPSPEED",
         "deepspeed_config": {
             "deepspeed_config_file": str(run_dir.ds_config),
             "zero3_init_flag": resolved.zero_stage == 3,
+            # One agent on each node, started by us; the others would go from node to node by ssh.
+            "deepspeed_multinode_launcher": "standard",
         },
         "num_processes": resolved.world_size,
-        "num_machines": 1,
+        "num_machines": num_nodes,
         "machine_rank": 0,
         "main_training_function": "main",
         "use_cpu": False,
+        "same_network": True,
+        "rdzv_backend": "static",
     }
 
 
-def write_accelerate_config(resolved: ResolvedRun, run_dir: RunDir) -> None:
+def write_accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int) -> None:
     """Write the derived config where the agent reads it."""
     with run_dir.accelerate.open("w") as file:
-        YAML().dump(accelerate_config(resolved, run_dir), file)
+        YAML().dump(accelerate_config(resolved, run_dir, num_nodes), file)
 
 
-def environment_for(world_size: int) -> dict[str, str]:
+def environment_for(ranks_per_node: int) -> dict[str, str]:
     """Return this environment with what DeepSpeed and torch need of it."""
     environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -103,12 +134,13 @@ def environment_for(world_size: int) -> dict[str, str]:
     environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
     if not visible_gpus():
         environment["DS_ACCELERATOR"] = "cpu"
-        threads = max(1, len(os.sched_getaffinity(0)) // world_size)
+        threads = max(1, len(os.sched_getaffinity(0)) // ranks_per_node)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     return environment
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that nobody listens at now; by the time it is used, somebody may."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -26,6 +26,20 @@ def _device_files() -> list[Path]:
     return list(Path("/dev").glob("nvidia[0-9]*"))
 
 
+def require_this_node(resolved: ResolvedRun, num_gpus: int) -> None:
+    """Raise an InputError if this machine can't carry its part of a run on several nodes."""
+    cluster = resolved.recipe.cluster
+    key = "cluster.gpus_per_node"
+    place = resolved.origins.get(key, str(resolved.source))
+    ranks = resolved.world_size // cluster.num_nodes
+    if cluster.gpus_per_node and not num_gpus:
+        message = f"{cluster.gpus_per_node} GPUs a node, and this one shows none."
+        raise InputError(Problem(place, key, message, "Run it where they are."))
+    if num_gpus and ranks > num_gpus:
+        message = f"{ranks} ranks a node, and this one shows {num_gpus} GPUs."
+        raise InputError(Problem(place, key, message, f"Write {num_gpus}, or fewer."))
+
+
 def require_this_machine(resolved: ResolvedRun, num_gpus: int, processes: int | None) -> None:
     """Raise an InputError if this machine can't carry the run.
 
@@ -37,7 +51,7 @@ def require_this_machine(resolved: ResolvedRun, num_gpus: int, processes: int | 
         problem = (
             "cluster.num_nodes",
             f"{cluster.num_nodes} nodes, and `launcher run` is this machine alone.",
-            "Start `accelerate launch -m launcher.train` on each node, or give --processes N.",
+            "Start it on each with --num-nodes, --node-rank and --head, or give --processes N.",
         )
     elif processes is None and cluster.gpus_per_node and not num_gpus:
         problem = (

@@ -6,6 +6,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher.cluster.node.share import Share
 from launcher.files import read_object
 from launcher.process import Process, children_of
 from launcher.run_dir import LogDir
@@ -63,16 +64,16 @@ class Rank:
 class Ranks:
     """All ranks that one agent started on this machine."""
 
-    def __init__(self, agent_pid: int, logs: LogDir, world_size: int) -> None:
+    def __init__(self, agent_pid: int, logs: LogDir, share: Share) -> None:
         self.found: dict[int, Rank] = {}
-        self.world_size = world_size
+        self.share = share
         self._agent_pid = agent_pid
         self._logs = logs
         self._next_search = 0.0
 
     def refresh(self, now: float) -> None:
         """Look for processes not seen yet; read every heartbeat; note who has ended."""
-        if len(self.found) < self.world_size:
+        if self.missing:
             self._find_by_heartbeat(now)
             if now >= self._next_search:
                 self._next_search = now + SEARCH_SECONDS
@@ -82,6 +83,11 @@ class Ranks:
             ended = not rank.process.is_alive
             rank.read(self._logs, now)
             rank.ended = ended
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks of which no process was ever seen."""
+        return [rank for rank in self.share.ranks if rank not in self.found]
 
     @property
     def alive(self) -> list[Rank]:
@@ -94,7 +100,7 @@ class Ranks:
             rank.process.send(signal.SIGKILL)
 
     def _find_by_heartbeat(self, now: float) -> None:
-        for path in self._logs.heartbeats:
+        for path in self.share.heartbeats(self._logs):
             beat = read_object(path)
             if beat is not None and beat["rank"] not in self.found:
                 pid = int(beat["pid"])

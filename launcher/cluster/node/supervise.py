@@ -8,10 +8,13 @@ from __future__ import annotations
 import subprocess
 import time
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
 
 from launcher.cluster.node.agent_log import ended_pids
 from launcher.cluster.node.oom import MemoryGroup, MemoryWatch
 from launcher.cluster.node.ranks import Rank, Ranks
+from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.node.watchdog import Hang, diagnose, is_late
 from launcher.files import read_object
@@ -25,9 +28,37 @@ AGENT_SECONDS = 1.0
 """What the agent gets to end once all ranks have gone."""
 
 
+class Leave(Enum):
+    """Why the ranks of this node have to end: what happened on another."""
+
+    FAILED = "failed"
+    HANGS = "hangs"
+
+
+class Others(Protocol):
+    """The other nodes of an attempt, as far as they matter to the ranks of this one."""
+
+    def told_to_leave(self) -> Leave | None:
+        """Return why the ranks of this node shall end; None as long as they shall not."""
+
+    def tell(self, leave: Leave) -> None:
+        """Let the other nodes know that the ranks of this one are ending, and why."""
+
+
+class Alone:
+    """No other nodes."""
+
+    def told_to_leave(self) -> Leave | None:
+        """Nobody is there to say so."""
+        return None
+
+    def tell(self, leave: Leave) -> None:
+        """Nobody is there to hear it."""
+
+
 @dataclass
 class Ending:
-    """How one attempt ended, as its parent saw it."""
+    """How one attempt ended on one node, as the parent of its ranks saw it."""
 
     code: int = 0
     """Exit code of the agent; negative: the signal that ended it."""
@@ -39,6 +70,8 @@ class Ending:
     hang: Hang | None = None
     before_start: str | None = None
     """What asked for a stop before any rank could hear of it, so that all was ended at once."""
+    dead_since: float | None = None
+    """When the first of `dead` was seen, in seconds since the epoch of this host's clock."""
 
     @property
     def step(self) -> int | None:
@@ -69,15 +102,18 @@ class Supervisor:
         self,
         agent: subprocess.Popen[bytes],
         logs: LogDir,
-        world_size: int,
+        share: Share,
         timeout_seconds: float,
         signals: StopSignals,
+        others: Others,
     ) -> None:
         self.agent = agent
         self.logs = logs
         self.timeout_seconds = timeout_seconds
         self.signals = signals
-        self.ranks = Ranks(agent.pid, logs, world_size)
+        self.share = share
+        self.others = others
+        self.ranks = Ranks(agent.pid, logs, share)
         self.watch = Watch()
         self.memory = MemoryWatch()
         self.ending = Ending()
@@ -95,8 +131,12 @@ class Supervisor:
         self.ranks.kill()
         self.ending.code = self.agent.wait()
         self.ending.ranks = list(self.ranks.found.values())
-        for path in self.logs.all_stacks:
-            if not path.stat().st_size:
+        if self.ending.code and not (
+            self.ending.ranks and all(rank.is_done for rank in self.ending.ranks)
+        ):
+            self.others.tell(Leave.FAILED)
+        for path in map(self.logs.stacks, self.share.ranks):
+            if path.exists() and not path.stat().st_size:
                 path.unlink(missing_ok=True)
         return self.ending
 
@@ -115,6 +155,7 @@ class Supervisor:
 
     def _note_dead(self, rank: Rank) -> None:
         self.ending.dead.append(rank)
+        self.ending.dead_since = self.ending.dead_since or time.time()
         group = self.memory.killed(rank.process.pid)
         if group is not None:
             self.ending.out_of_memory[rank.rank] = group
@@ -124,8 +165,9 @@ class Supervisor:
         number = self.signals.for_ranks
         if number is None:
             return
-        if not self.logs.heartbeats:
+        if not self.share.heartbeats(self.logs):
             self.ending.before_start = number.name
+            self.others.tell(Leave.FAILED)
             self.agent.kill()  # with it go the ranks, if there are any yet
             return
         for rank in self.ranks.alive:
@@ -135,11 +177,16 @@ class Supervisor:
 
     def _end_what_must(self) -> None:
         if self._leaving_since is None:
+            told = self.others.told_to_leave()
             if self._has_failed():
                 self._leaving_since = time.monotonic()
                 self._explain_timeout()
-            elif self._hangs():
+                self.others.tell(Leave.HANGS if self.ending.hang else Leave.FAILED)
+            elif told is Leave.HANGS or self._hangs():
                 self._end_hang()
+                self.others.tell(Leave.HANGS)
+            elif told is Leave.FAILED:
+                self._leaving_since = time.monotonic()
         elif self._overdue(LEAVE_SECONDS):
             self.ranks.kill()
             if self._overdue(LEAVE_SECONDS + AGENT_SECONDS):
@@ -149,26 +196,29 @@ class Supervisor:
         return self._leaving_since is not None and time.monotonic() > self._leaving_since + seconds
 
     def _has_failed(self) -> bool:
-        if self.ending.dead or self.logs.failures:
+        if self.ending.dead or self.share.failures(self.logs):
             return True
         # A rank may end before it is ever seen.
-        return len(self.ranks.found) < self.ranks.world_size and bool(ended_pids(self.logs))
+        return bool(self.ranks.missing) and bool(ended_pids(self.share.launch_log(self.logs)))
 
     def _explain_timeout(self) -> None:
         """A collective may give up just before the watchdog does: what matters is who was late."""
-        classes = {(read_object(path) or {}).get("class") for path in self.logs.failures}
+        classes = {
+            (read_object(path) or {}).get("class") for path in self.share.failures(self.logs)
+        }
         if classes == {"timeout"} and not self.ending.dead:
             self._end_hang()
 
     def _hangs(self) -> bool:
         now, limit = self.watch.now, self.timeout_seconds
-        missing = len(self.ranks.found) < self.ranks.world_size
-        if missing and now > limit:
+        if self.ranks.missing and now > limit:
             return True
         return any(is_late(rank, now, limit) for rank in self.ranks.found.values())
 
     def _end_hang(self) -> None:
         self.ending.hang = diagnose(self.ranks, self.logs, self.watch.now, self.timeout_seconds)
+        if self.ending.hang is not None and self.share.num_nodes == 1:
+            self.ending.hang.write(self.logs)
         self._leaving_since = time.monotonic() - LEAVE_SECONDS
         self.ranks.kill()
 
@@ -176,9 +226,10 @@ class Supervisor:
 def supervise(
     agent: subprocess.Popen[bytes],
     logs: LogDir,
-    world_size: int,
+    share: Share,
     timeout_seconds: float,
     signals: StopSignals,
+    others: Others,
 ) -> Ending:
-    """Watch one attempt to its end, and see to it that it has one."""
-    return Supervisor(agent, logs, world_size, timeout_seconds, signals).run()
+    """Watch one node's part of an attempt to its end, and see to it that it has one."""
+    return Supervisor(agent, logs, share, timeout_seconds, signals, others).run()

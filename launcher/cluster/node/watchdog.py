@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from launcher.cluster.node.stacks import waits_for_others
 from launcher.files import replace_text
 from launcher.process import STOPPED
 from launcher.run_dir import LogDir
+from launcher.world import host_name
 
 SILENT_SECONDS = 5.0
 """Heartbeats come once a second: without one for this long, the whole process stands still."""
@@ -22,8 +22,8 @@ DUMP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class LateRank:
-    """A rank that the others wait for, or one of them."""
+class Seen:
+    """One living rank as the watchdog saw it when nothing moved."""
 
     rank: int
     host: str
@@ -33,12 +33,27 @@ class LateRank:
     micro_step: int | None
     seconds: float
     """For how long it has come to no new place."""
+    silent: bool
+    """Whether it shows no sign of life."""
     state: str | None
     """Of its process, as in /proc/PID/stat; T: stopped by a signal."""
-    why: str
-    """What it was chosen by, for people."""
+    waiting: bool
+    """Whether its stacks show it inside a collective."""
     stacks: str | None
     """Path of its stacks; None where it could not show them."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """How far it has come, for comparison with other ranks."""
+        return self.step or 0, self.micro_step or 0
+
+
+@dataclass(frozen=True)
+class LateRank(Seen):
+    """A rank that the others wait for, or one of them."""
+
+    why: str
+    """What it was chosen by, for people."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,20 @@ class Hang:
     timeout_seconds: float
     missing: tuple[int, ...] = ()
     """Ranks of which no process was ever seen."""
+    seen: tuple[Seen, ...] = ()
+    """All living ranks, from which the late ones were chosen."""
+
+    def write(self, logs: LogDir) -> None:
+        """Keep it as watchdog.json."""
+        record = {
+            "late": [asdict(rank) for rank in self.late],
+            "timeout_seconds": self.timeout_seconds,
+            "missing": self.missing,
+            "stacks": {str(rank.rank): rank.stacks for rank in self.seen if rank.stacks},
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        with contextlib.suppress(OSError):  # a full disk must not keep the ranks alive
+            replace_text(logs.watchdog, json.dumps(record, indent=1))
 
 
 def is_late(rank: Rank, now: float, timeout_seconds: float) -> bool:
@@ -59,7 +88,7 @@ def is_late(rank: Rank, now: float, timeout_seconds: float) -> bool:
 
 
 def diagnose(ranks: Ranks, logs: LogDir, now: float, timeout_seconds: float) -> Hang | None:
-    """Dump the stacks of all living ranks, decide which is late, and write watchdog.json.
+    """Dump the stacks of all living ranks of this node, and decide which is late.
 
     None where nobody is: what was waited for has failed, or isn't on this machine.
     """
@@ -68,46 +97,44 @@ def diagnose(ranks: Ranks, logs: LogDir, now: float, timeout_seconds: float) -> 
     ]
     states = {rank.rank: rank.process.state for rank in alive}
     dumps = dump_stacks(alive, logs)
-    chosen, why = choose_late(alive, states, dumps, now)
-    missing = tuple(sorted(set(range(ranks.world_size)) - set(ranks.found)))
-    late = tuple(
-        LateRank(
+    seen = [
+        Seen(
             rank=rank.rank,
-            host=socket.gethostname(),
+            host=host_name(),
             pid=rank.process.pid,
             phase=rank.beat.get("phase"),
             step=rank.beat.get("step"),
             micro_step=rank.beat.get("micro_step"),
             seconds=round(max(rank.silent_seconds(now), rank.idle_seconds(now)), 1),
+            silent=rank.silent_seconds(now) > SILENT_SECONDS,
             state=states[rank.rank],
-            why=why,
-            stacks=str(logs.stacks(rank.rank)) if dumps.get(rank.rank) else None,
+            waiting=waits_for_others(dumps[rank.rank]),
+            stacks=str(logs.stacks(rank.rank)) if dumps[rank.rank] else None,
         )
-        for rank in chosen
-    )
+        for rank in alive
+    ]
+    return judge(seen, ranks.missing, timeout_seconds)
+
+
+def judge(seen: Sequence[Seen], missing: Sequence[int], timeout_seconds: float) -> Hang | None:
+    """Return which of the ranks that were seen are late; None if there is nobody to name."""
+    chosen, why = choose_late(seen)
+    late = tuple(LateRank(**asdict(rank), why=why) for rank in chosen)
     if not late and not missing:
         return None
-    hang = Hang(late, timeout_seconds, missing)
-    shown = {str(number): str(logs.stacks(number)) for number, dump in dumps.items() if dump}
-    record = {**asdict(hang), "stacks": shown, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    with contextlib.suppress(OSError):  # a full disk must not keep the ranks alive
-        replace_text(logs.watchdog, json.dumps(record, indent=1))
-    return hang
+    return Hang(late, timeout_seconds, tuple(missing), tuple(seen))
 
 
-def choose_late(
-    alive: Sequence[Rank], states: dict[int, str | None], dumps: dict[int, str], now: float
-) -> tuple[list[Rank], str]:
+def choose_late(alive: Sequence[Seen]) -> tuple[list[Seen], str]:
     """Return the ranks that the others wait for and what shows it; the surest sign decides."""
-    stopped = [rank for rank in alive if states[rank.rank] in STOPPED]
+    stopped = [rank for rank in alive if rank.state in STOPPED]
     if stopped:
         return stopped, "its process is stopped (SIGSTOP)"
-    silent = [rank for rank in alive if rank.silent_seconds(now) > SILENT_SECONDS]
+    silent = [rank for rank in alive if rank.silent]
     if silent:
         return silent, "its process shows no sign of life"
-    waiting = {number for number, dump in dumps.items() if waits_for_others(dump)}
-    busy = [rank for rank in alive if rank.rank not in waiting]
-    if waiting and busy:
+    busy = [rank for rank in alive if not rank.waiting]
+    if busy and len(busy) < len(alive):
         return busy, "it is not where the others wait for it"
     lowest = min((rank.position for rank in alive), default=(0, 0))
     last = [rank for rank in alive if rank.position == lowest]

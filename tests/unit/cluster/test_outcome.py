@@ -175,7 +175,20 @@ def test_out_of_memory_by_the_kernel(logs: LogDir, tmp_path: Path) -> None:
 
 
 def test_a_hang_goes_before_what_it_made_others_say(logs: LogDir) -> None:
-    late = LateRank(1, "node", 7, "train", 41, 3, 31.0, "T", "its process is stopped", None)
+    late = LateRank(
+        rank=1,
+        host="node",
+        pid=7,
+        phase="train",
+        step=41,
+        micro_step=3,
+        seconds=31.0,
+        silent=False,
+        state="T",
+        waiting=False,
+        stacks=None,
+        why="its process is stopped",
+    )
     fail(logs, 0, RuntimeError("gloo: Timed out waiting 30000ms"), 1.0)
     cause = find_cause(Ending(code=1, hang=Hang((late,), 30.0), dead=[dead(0, 1)]), logs)
     for part in ("rank 1 on node", "31 s", "step 41", "run.timeout_seconds is 30", "stopped"):

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from launcher.cluster.node.agent import start_tied
+from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
-from launcher.cluster.node.supervise import Ending, Supervisor
+from launcher.cluster.node.supervise import Alone, Ending, Supervisor
 from launcher.cluster.outcome import clean_stop, find_cause
 from launcher.files import read_object
 from launcher.process import Process
@@ -87,7 +88,7 @@ class Watched:
         command = [sys.executable, "-c", AGENT, RANK.format(body=body)]
         with logs.launch.open("w") as log:
             self.agent = start_tied(command, environment, log)
-        self.supervisor = Supervisor(self.agent, logs, 2, TIMEOUT_SECONDS, signals)
+        self.supervisor = Supervisor(self.agent, logs, Share(2), TIMEOUT_SECONDS, signals, Alone())
         self.endings: list[Ending] = []
         self.thread = threading.Thread(target=lambda: self.endings.append(self.supervisor.run()))
         self.thread.start()
@@ -257,6 +258,6 @@ def test_ranks_that_never_come_are_missed(logs: LogDir, signals: StopSignals) ->
         agent: subprocess.Popen[bytes] = start_tied(
             [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ), log
         )
-    ending = Supervisor(agent, logs, 2, 1.0, signals).run()
+    ending = Supervisor(agent, logs, Share(2), 1.0, signals, Alone()).run()
     assert ending.hang is not None
     assert (ending.hang.late, ending.hang.missing) == ((), (0, 1))

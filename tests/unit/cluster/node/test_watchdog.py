@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.cluster.node.ranks import Rank
-from launcher.cluster.node.watchdog import choose_late, is_late
+from launcher.cluster.node.stacks import waits_for_others
+from launcher.cluster.node.watchdog import SILENT_SECONDS, Seen, choose_late, is_late
 from launcher.process import Process
 
 NOW = 100.0
@@ -40,8 +41,24 @@ RUNNING = {0: "S", 1: "S", 2: "S"}
 def test_signs_in_order(
     silent_1: float, state_1: str, dumps: list[str], steps: list[int], late: list[int], why: str
 ) -> None:
-    ranks = [rank(n, step, silent=silent_1 if n == 1 else 0.5) for n, step in enumerate(steps)]
-    chosen, reason = choose_late(ranks, {**RUNNING, 1: state_1}, dict(enumerate(dumps)), NOW)
+    states = {**RUNNING, 1: state_1}
+    ranks = [
+        Seen(
+            rank=n,
+            host="node",
+            pid=n + 1,
+            phase="train",
+            step=step,
+            micro_step=0,
+            seconds=50.0,
+            silent=n == 1 and silent_1 > SILENT_SECONDS,
+            state=states[n],
+            waiting=waits_for_others(dumps[n]),
+            stacks=None,
+        )
+        for n, step in enumerate(steps)
+    ]
+    chosen, reason = choose_late(ranks)
     assert [found.rank for found in chosen] == late
     assert why in reason
 

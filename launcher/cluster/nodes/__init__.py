@@ -1,0 +1,1 @@
+"""Several nodes: how they meet, what they check before they start, one attempt over all of them."""

@@ -1,0 +1,65 @@
+"""What the ranks of a node are told of its network and its disks, where the user has not."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+
+
+def network_of(own_address: str) -> dict[str, str]:
+    """Return variables that lead gloo and NCCL to the interface by which the nodes met.
+
+    Left to themselves they take the first that looks right, which may be one (docker0, a
+    management network) that other nodes don't reach:
+    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html#nccl-socket-ifname
+    """
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    interface = interface_of(own_address)
+    if interface is None:
+        return {}
+    return {name: interface for name in names if name not in os.environ}
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the interface that has an address; None if none has."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(found.address.split("%")[0] == address for found in addresses):
+            return name
+    return None
+
+
+def job_caches(job_id: str) -> dict[str, str]:
+    """Return variables that keep a job's compiled kernels on the node's own disk.
+
+    Several nodes that compile into one folder of a network file system get stale handles and torn
+    files. What was compiled before is copied there, so that nothing is compiled twice. Nothing is
+    set where the node has no folder for it, or the user has set it.
+    """
+    base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
+    if not base or not Path(base).is_dir() or not os.access(base, os.W_OK):
+        return {}
+    folder = Path(base) / f"launcher-{getpass.getuser()}-{job_id}"
+    homes = {
+        "TRITON_CACHE_DIR": Path.home() / ".triton" / "cache",
+        "TORCH_EXTENSIONS_DIR": Path.home() / ".cache" / "torch_extensions",
+    }
+    found = {}
+    for name, home in homes.items():
+        if name in os.environ:
+            continue
+        place = folder / name.lower()
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found[name] = str(place)
+        if home.is_dir() and not any(place.iterdir()):
+            with contextlib.suppress(OSError, shutil.Error):  # then it is compiled anew
+                shutil.copytree(home, place, dirs_exist_ok=True)
+    return found
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""In a job everything has been fetched; ranks that ask the hub once each would be refused."""
