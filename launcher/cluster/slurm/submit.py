@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from launcher.cluster.node.agent import environment_for, write_accelerate_config
+from launcher.cluster.node.agent import environment_for
 from launcher.cluster.outcome import print_summary, print_warnings, say
 from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm, of_a_job
 from launcher.cluster.slurm.job_folder import (
@@ -53,7 +53,6 @@ def submit(request: Request, *, dry_run: bool, rules: Sequence[KeyedRule] = ()) 
         for run, run_dir in zip(submission.runs, run_dirs, strict=True):
             print_warnings(run)
             write_settings(run, run_dir)
-            write_accelerate_config(run, run_dir)
             code = 0 if request.prepare_on else _prepare(run, run_dir)
             if code:
                 return code
