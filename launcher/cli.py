@@ -126,6 +126,66 @@ def run(
 
 
 @app.command()
+def submit(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    num_nodes: Annotated[int | None, typer.Option(min=1, help="cluster.num_nodes.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="cluster.gpus_per_node.")] = None,
+    time: Annotated[str | None, typer.Option(help="cluster.time, such as 24:00:00.")] = None,
+    partition: Annotated[str | None, typer.Option(help="cluster.partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="cluster.account.")] = None,
+    qos: Annotated[str | None, typer.Option(help="cluster.qos.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="cluster.constraint.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2", help="A job array, one run a value; may be repeated."),
+    ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JOB", help="Start once this job has ended well; may be repeated."),
+    ] = None,
+    prepare_on: Annotated[
+        str | None,
+        typer.Option(metavar="PARTITION", help="Prepare the data in a job there, not here."),
+    ] = None,
+    site: Annotated[Path | None, typer.Option(help="Site file; see docs/slurm.md.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the job script; write nothing.")
+    ] = False,
+    allow_change: AllowChange = None,
+    trust_checkpoint: TrustCheckpoint = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Submit a run to Slurm: it saves, requeues itself and resumes until it is done."""
+    from launcher.cluster.slurm.plan import Request
+    from launcher.cluster.slurm.submit import submit as submit_job
+    from launcher.plan.disk import DISK_KEYS, disk_rule
+    from launcher.recipe.consent import Consent
+
+    cluster = {
+        "num_nodes": num_nodes,
+        "gpus_per_node": gpus_per_node,
+        "time": time,
+        "partition": partition,
+        "account": account,
+        "qos": qos,
+        "constraint": constraint,
+    }
+    request = Request(
+        recipe,
+        tuple(overrides or ()),
+        cluster,
+        tuple(sweep or ()),
+        tuple(after or ()),
+        prepare_on,
+        site,
+        Consent(tuple(allow_change or ()), trust_checkpoint, trust_remote_code),
+    )
+    code = submit_job(request, dry_run=dry_run, rules=((DISK_KEYS, disk_rule),))
+    raise typer.Exit(code)
+
+
+@app.command()
 def stop(run_folder: RunFolder) -> None:
     """Ask a running launch to stop cleanly: it saves, exits 75, and the same command resumes it."""
     from launcher.cluster.stop import ask_to_stop

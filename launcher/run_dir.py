@@ -59,9 +59,64 @@ class LogDir:
         return self.root / "cause.json"
 
     @property
+    def attempt(self) -> Path:
+        """JSON of what this launch is: command, job, nodes, ranks, when it began and ended."""
+        return self.root / "attempt.json"
+
+    @property
     def watchdog(self) -> Path:
         """JSON of what the watchdog saw when it ended a launch: late ranks, phase, step, stacks."""
         return self.root / "watchdog.json"
+
+
+@dataclass(frozen=True)
+class JobDir:
+    """`jobs/<number>/`: one Slurm job as it was submitted, and what its steps came to."""
+
+    root: Path
+
+    @property
+    def run_dir(self) -> RunDir:
+        """The run folder that it lies in."""
+        return RunDir(self.root.parent.parent)
+
+    @property
+    def script(self) -> Path:
+        """What sbatch got."""
+        return self.root / "job.sbatch"
+
+    @property
+    def prepare_script(self) -> Path:
+        """What sbatch got for the job that prepares the data, where there is one."""
+        return self.root / "prepare.sbatch"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe as submitted: what the job runs, whatever is edited since."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def record(self) -> Path:
+        """JSON of what was submitted: job number, options, geometry, time, dependencies."""
+        return self.root / "job.json"
+
+    @property
+    def ended(self) -> Path:
+        """One JSON record each time that a step of the job ended."""
+        return self.root / "ended.jsonl"
+
+    @property
+    def meeting_key(self) -> Path:
+        """Random digits that the nodes of the job know each other by."""
+        return self.root / "meeting.key"
+
+    def log(self, job_id: str) -> Path:
+        """What the job printed, over all its requeues; `%j` is its number to sbatch."""
+        return self.root / f"slurm-{job_id}.log"
+
+    def prepare_log(self, job_id: str) -> Path:
+        """What the job that prepares the data printed."""
+        return self.root / f"prepare-{job_id}.log"
 
 
 @dataclass(frozen=True)
@@ -172,6 +227,27 @@ class RunDir:
     def logs(self, attempt: int) -> LogDir:
         """The logs of one launch; launches count from 1."""
         return LogDir(self.root / "logs" / f"{attempt:03d}")
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of the Slurm jobs that were submitted for this run."""
+        return self.root / "jobs"
+
+    def job(self, number: int) -> JobDir:
+        """The folder of one job; jobs count from 1."""
+        return JobDir(self.jobs / f"{number:03d}")
+
+    @property
+    def job_dirs(self) -> list[JobDir]:
+        """The folders of all jobs so far, oldest first."""
+        return [JobDir(path) for path in sorted(self.jobs.glob("[0-9]*"))]
+
+    def keeps(self, recipe: Path) -> bool:
+        """Tell whether a recipe is one that was resolved into this folder, for it or for a job."""
+        path = recipe.resolve()
+        return path == self.resolved.resolve() or path in (
+            job.recipe.resolve() for job in self.job_dirs
+        )
 
     @property
     def launches(self) -> list[LogDir]:

@@ -34,7 +34,7 @@ import pytest
 from quickstart import assets
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PROCESS_TIERS = tuple(REPOSITORY / "tests" / tier for tier in ("ranks", "e2e", "faults"))
+PROCESS_TIERS = tuple(REPOSITORY / "tests" / tier for tier in ("ranks", "e2e", "faults", "slurm"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

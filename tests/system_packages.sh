@@ -5,10 +5,15 @@ set -euo pipefail
 
 have_compiler() { command -v g++ >/dev/null; }
 have_browser() { command -v chromium >/dev/null || command -v google-chrome >/dev/null; }
+have_slurm() {
+  local PATH=$PATH:/usr/sbin # not on everybody's path
+  command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged
+} >/dev/null
 
 missing=()
 have_compiler || missing+=(g++)
 have_browser || missing+=(chromium)
+have_slurm || missing+=(slurm-wlm munge)
 ((${#missing[@]})) || exit 0
 
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && grep -q debian /etc/os-release; then

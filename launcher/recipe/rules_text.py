@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 from launcher.recipe.schema import (
     NAME_PATTERN,
+    SLURM_CONSTRAINT_PATTERN,
+    SLURM_NAME_PATTERN,
     TIME_PATTERN,
     FreezeMethod,
     FullMethod,
@@ -29,18 +31,25 @@ METHODS: dict[str, type[BaseModel]] = {
 _PATTERNS = {
     NAME_PATTERN: "letters, digits, '.', '_' and '-' (text, at most 100, no '.', '_' or '-' first)",
     TIME_PATTERN: "minutes, hours:minutes:seconds or days-hours:minutes:seconds (text)",
+    SLURM_NAME_PATTERN: "letters, digits, '_', '.', '@', '+', '-', with ',' between names (text)",
+    SLURM_CONSTRAINT_PATTERN: "names of features with & | , * ( ) [ ] between them (text)",
 }
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
 
 def section_of(
-    path: KeyPath, *, tag: str | None = None, root: Node | None = None
+    path: KeyPath,
+    *,
+    tag: str | None = None,
+    root: Node | None = None,
+    top: type[BaseModel] = Recipe,
 ) -> type[BaseModel] | None:
     """Return the model of the section at `path`, or None where there is no section.
 
-    The method's section depends on its type: `tag`, or what stands in `root`.
+    The method's section depends on its type: `tag`, or what stands in `root`. `top`: the model of
+    the whole file.
     """
-    model: type[BaseModel] | None = Recipe
+    model: type[BaseModel] | None = top
     for part in path:
         if isinstance(part, int):
             continue
@@ -68,12 +77,12 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def field_rule(path: KeyPath, root: Node) -> str:
+def field_rule(path: KeyPath, root: Node, top: type[BaseModel] = Recipe) -> str:
     """Return the rule of the value at `path`: `an integer >= 1`, `one of linear, cosine`."""
     if path == ("method", "type"):
         return f"one of {', '.join(METHODS)}"
     names = [part for part in path if isinstance(part, str)]
-    section = section_of(tuple(names[:-1]), root=root)
+    section = section_of(tuple(names[:-1]), root=root, top=top)
     field = section.model_fields.get(names[-1]) if section else None
     if field is None:
         return "another value"
@@ -97,6 +106,8 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         arms = [describe(part) for part in arguments if part is not type(None)]
         return " or ".join(dict.fromkeys(arms))
+    if origin is dict:
+        return "a section of names and texts"
     if origin is tuple:
         return _list_rule(arguments, metadata)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -44,8 +44,8 @@ class Launch:
 
     @property
     def is_from_run_folder(self) -> bool:
-        """True where the recipe is the one that the run folder itself keeps."""
-        return self.source.resolve() == self.run_dir.resolved.resolve()
+        """True where the recipe is one that the run folder itself keeps: resolved, consented to."""
+        return self.run_dir.keeps(self.source)
 
 
 @dataclass(frozen=True)

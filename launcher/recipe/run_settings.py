@@ -30,10 +30,10 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     if resolved.changes:
         _keep_changes(resolved, run_dir)
     source = resolved.source.resolve()
-    from_resolved = source == run_dir.resolved.resolve()
-    if not from_resolved or stored_recipe(run_dir) != resolved.recipe:
+    is_kept = run_dir.keeps(source)
+    if not is_kept or stored_recipe(run_dir) != resolved.recipe:
         _replace(run_dir.resolved, resolved.to_yaml())
-    if not from_resolved and source != run_dir.recipe.resolve():
+    if not is_kept and source != run_dir.recipe.resolve():
         shutil.copyfile(source, run_dir.recipe)
     run_dir.checkpoints.mkdir(exist_ok=True)
     run_dir.ds_config.write_text(json.dumps(resolved.deepspeed, indent=2) + "\n")

@@ -10,11 +10,17 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 # What sbatch takes (https://slurm.schedmd.com/sbatch.html#OPT_time).
 TIME_PATTERN = r"^(UNLIMITED|\d+(:[0-5]?\d){0,2}|\d+-([01]?\d|2[0-3])(:[0-5]?\d){0,2})$"
 
+# They end up in a job script: what a name of a partition, account or quality of service looks like,
+# or several after commas; and what sbatch takes as a constraint.
+SLURM_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.@+,-]{0,199}$"
+SLURM_CONSTRAINT_PATTERN = r"^[A-Za-z0-9_(\[][A-Za-z0-9_.,:;=&|*()\[\]-]{0,199}$"
+
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 Finite = Field(allow_inf_nan=False)
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SlurmName = Annotated[str, Field(pattern=SLURM_NAME_PATTERN)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 TaskName = Literal["causal-lm", "sequence-classification"]
@@ -303,9 +309,16 @@ class ClusterSection(Section):
     cpu_ranks: PositiveInt = 1
     """Ranks on a machine without a GPU."""
     time: Annotated[str, Field(pattern=TIME_PATTERN)] | None = None
-    """Time limit of a Slurm job, as sbatch reads it; quote it."""
-    partition: str | None = None
-    """Slurm partition."""
+    """Time that the run needs in Slurm, as sbatch reads it; quote it. More than the partition gives
+    one job becomes several, one after another."""
+    partition: SlurmName | None = None
+    """Slurm partition, or several after commas; absent: the site file's, else Slurm's default."""
+    account: SlurmName | None = None
+    """Slurm account that pays for the job."""
+    qos: SlurmName | None = None
+    """Slurm's quality of service."""
+    constraint: Annotated[str, Field(pattern=SLURM_CONSTRAINT_PATTERN)] | None = None
+    """Features that nodes must have, as sbatch reads them, such as `a100&ib`."""
 
 
 class Recipe(Section):

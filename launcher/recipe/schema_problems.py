@@ -50,22 +50,27 @@ _DERIVED = {
 }
 
 
-def schema_problems(error: ValidationError, root: Node) -> list[Problem]:
-    """Return one problem for each value that breaks the schema, in the order of the schema."""
+def schema_problems(
+    error: ValidationError, root: Node, top: type[BaseModel] = Recipe
+) -> list[Problem]:
+    """Return one problem for each value that breaks the schema, in the order of the schema.
+
+    `top` is the model of the whole file: a recipe's, or that of another file read the same way.
+    """
     by_path: dict[KeyPath, Problem] = {}
     for detail in error.errors(include_url=False, include_context=True):
-        path = real_path(detail["loc"], detail["type"])
+        path = real_path(detail["loc"], detail["type"], top)
         # Each alternative of a union reports on its own; the rule text names them all at once.
-        by_path.setdefault(path, _problem(path, detail["type"], detail.get("input"), root))
+        by_path.setdefault(path, _problem(path, detail["type"], detail.get("input"), root, top))
     # pydantic counts broken items as absent, and reports the list as too short besides.
     above = {path[:depth] for path in by_path for depth in range(len(path))}
     return [problem for path, problem in by_path.items() if path not in above]
 
 
-def real_path(loc: tuple[int | str, ...], kind: str) -> KeyPath:
+def real_path(loc: tuple[int | str, ...], kind: str, top: type[BaseModel] = Recipe) -> KeyPath:
     """Drop what pydantic adds to a location: the tag of a method and the arms of a union."""
     path: list[str | int] = []
-    model: type[BaseModel] | None = Recipe
+    model: type[BaseModel] | None = top
     for part in loc:
         if isinstance(part, int):
             path.append(part)
@@ -73,7 +78,7 @@ def real_path(loc: tuple[int | str, ...], kind: str) -> KeyPath:
             if part not in model.model_fields and kind != "extra_forbidden":
                 continue
             path.append(part)
-            model = section_of((*path,))
+            model = section_of((*path,), top=top)
         elif path == ["method"]:
             model = section_of(("method",), tag=part)
     if kind.startswith("union_tag"):
@@ -81,11 +86,11 @@ def real_path(loc: tuple[int | str, ...], kind: str) -> KeyPath:
     return tuple(path)
 
 
-def _problem(path: KeyPath, kind: str, value: Any, root: Node) -> Problem:
+def _problem(path: KeyPath, kind: str, value: Any, root: Node, top: type[BaseModel]) -> Problem:
     place, key = root.place_of(path), dotted(path)
     if kind == "extra_forbidden":
-        return _unknown_key(path, place, root)
-    rule = field_rule(path, root)
+        return _unknown_key(path, place, root, top)
+    rule = field_rule(path, root, top)
     if kind in ("missing", "union_tag_not_found"):
         return Problem(place, key, f"is missing; need {rule}.")
     if path == ("method", "type") and root.child("method"):
@@ -142,11 +147,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]}?" if near else ""
 
 
-def _unknown_key(path: KeyPath, place: str, root: Node) -> Problem:
+def _unknown_key(path: KeyPath, place: str, root: Node, top: type[BaseModel]) -> Problem:
     name = str(path[-1])
-    section = section_of(path[:-1], root=root)
+    section = section_of(path[:-1], root=root, top=top)
     known = list(section.model_fields) if section else []
-    where = dotted(path[:-1]) or "a recipe"
+    where = dotted(path[:-1]) or ("a recipe" if top is Recipe else "this file")
     if name in _DERIVED:
         cure = _DERIVED[name]
     elif _ELSEWHERE.get(name) in known:

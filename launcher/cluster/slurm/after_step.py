@@ -1,0 +1,125 @@
+"""Runs in the batch script once the step has ended: writes down how, requeues the job or not.
+
+`python -m launcher.cluster.slurm.after_step JOB_FOLDER EXIT_CODE`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launcher.cluster.outcome import say
+from launcher.cluster.restarts import newest_step
+from launcher.cluster.slurm.commands import SlurmError, ask, ask_or_empty, fields_of
+from launcher.cluster.slurm.queue import hostnames
+from launcher.cluster.slurm.requeue import (
+    Decision,
+    Ended,
+    attempt_of,
+    decide,
+    stuck_attempts,
+)
+from launcher.files import read_object
+from launcher.run_dir import JobDir, LogDir
+
+
+def after_step(job: JobDir, job_id: str, restart_count: int, exit_code: int) -> Decision:
+    """Decide, write it down, and do it; return what was decided.
+
+    A job that is requeued is sent SIGTERM at once, this process too: it has to be ignored until
+    the nodes to avoid are written.
+    """
+    logs = attempt_of(job.run_dir.launches, job_id, restart_count)
+    shown = fields_of(ask_or_empty("scontrol", "show", "job", "--oneliner", job_id))
+    ended = _ended(job, logs, exit_code, shown.get("JobState", ""))
+    decision = decide(ended)
+    _write(job, job_id, logs, exit_code, decision)
+    if decision.requeue:
+        say(f"requeued: {decision.why}{_avoiding(decision)}.")
+        try:
+            ask("scontrol", "requeue", job_id)
+            _exclude(job_id, decision.exclude, shown)
+        except SlurmError as error:
+            decision = Decision(False, f"requeue failed: {error}")
+            _write(job, job_id, logs, exit_code, decision)
+    if not decision.requeue:
+        say(f"not requeued: {decision.why}.")
+    return decision
+
+
+def _ended(job: JobDir, logs: LogDir | None, exit_code: int, state: str) -> Ended:
+    run_dir = job.run_dir
+    return Ended(
+        exit_code=exit_code,
+        state=state,
+        is_finished=run_dir.summary.exists(),
+        stop_asked=run_dir.stop_request.exists(),
+        stopped=read_object(logs.stopped) if logs else None,
+        cause=read_object(logs.cause) if logs else None,
+        stuck=stuck_attempts(job),
+    )
+
+
+def _exclude(job_id: str, nodes: Sequence[str], shown: dict[str, str]) -> None:
+    """Let the job avoid nodes from now on, with those that it avoids already.
+
+    Slurm takes this of a job that waits, which it does from the moment of the requeue on. Only
+    nodes that the job has had: another name is refused, and would lose the others.
+    """
+    had = hostnames(shown.get("NodeList", ""))
+    short = {name.partition(".")[0]: name for name in had}
+    bad = [short[node.partition(".")[0]] for node in nodes if node.partition(".")[0] in short]
+    if not bad:
+        return
+    kept = [] if shown.get("ExcNodeList", "(null)") == "(null)" else [shown["ExcNodeList"]]
+    names = ",".join([*kept, *bad])
+    try:
+        ask("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={names}")
+    except SlurmError as error:
+        say(f"{', '.join(bad)} could not be excluded: {error}.")
+
+
+def _write(
+    job: JobDir, job_id: str, logs: LogDir | None, exit_code: int, decision: Decision
+) -> None:
+    record = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job_id": job_id,
+        "attempt": int(logs.root.name) if logs else None,
+        "exit_code": exit_code,
+        "requeued": decision.requeue,
+        "why": decision.why,
+        "checkpoint": newest_step(job.run_dir),
+        "excluded": list(decision.exclude),
+    }
+    with job.ended.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _avoiding(decision: Decision) -> str:
+    return f", avoiding {', '.join(decision.exclude)}" if decision.exclude else ""
+
+
+def main() -> int:
+    """Read the command line and the variables that Slurm gives a batch script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job_folder", type=Path)
+    parser.add_argument("exit_code", type=int)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    restart_count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    job = JobDir(arguments.job_folder)
+    after_step(job, os.environ["SLURM_JOB_ID"], restart_count, arguments.exit_code)
+    return int(arguments.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

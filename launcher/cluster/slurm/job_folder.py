@@ -1,0 +1,72 @@
+"""A job folder: the recipe, the script and the record of one job, kept as they were submitted."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from launcher.cluster.restarts import newest_step
+from launcher.cluster.slurm.chain import Chain
+from launcher.cluster.slurm.script import JobPlan
+from launcher.files import replace_text
+from launcher.recipe.resolve import ResolvedRun
+from launcher.run_dir import JobDir, RunDir
+
+KEY_BYTES = 32
+
+
+def next_job(run_dir: RunDir) -> JobDir:
+    """Return the folder that the next job of a run gets; nothing is made yet."""
+    numbers = [int(job.root.name) for job in run_dir.job_dirs if job.root.name.isdigit()]
+    return run_dir.job(1 + max(numbers, default=0))
+
+
+def make_job_folder(job: JobDir, resolved: ResolvedRun) -> None:
+    """Make a job folder with what the job runs and what its nodes know each other by."""
+    job.root.mkdir(mode=0o700, parents=True)
+    replace_text(job.recipe, resolved.to_yaml())
+    write_private(job.meeting_key, secrets.token_hex(KEY_BYTES))
+
+
+def write_private(path: os.PathLike[str], text: str) -> None:
+    """Write a new file that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_record(
+    plan: JobPlan, resolved: Sequence[ResolvedRun], chain: Chain, job_id: str | None
+) -> None:
+    """Write `job.json` into each job folder of a plan; a task's number is that in the array."""
+    is_array = len(plan.jobs) > 1
+    tasks = [str(job.run_dir.root) for job in plan.jobs]
+    for index, (job, run) in enumerate(zip(plan.jobs, resolved, strict=True)):
+        cluster = run.recipe.cluster
+        record: dict[str, Any] = {
+            "job_id": f"{job_id}_{index}" if is_array and job_id else job_id,
+            "array": {"job_id": job_id, "task": index, "tasks": tasks} if is_array else None,
+            "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+            "options": plan.options(),
+            "num_nodes": cluster.num_nodes,
+            "gpus_per_node": cluster.gpus_per_node,
+            "ranks_per_node": plan.wanted.ranks_per_node,
+            "time": chain.limit,
+            "lead_seconds": plan.lead_seconds,
+            "chain": chain.num_jobs,
+            "after": list(plan.after),
+            "checkpoint": newest_step(job.run_dir),
+            "consent": run.consent.options(),
+        }
+        replace_text(job.record, json.dumps(record, indent=1))
+
+
+def remove_job_folders(jobs: Sequence[JobDir]) -> None:
+    """Remove the folders of jobs that were never submitted."""
+    for job in jobs:
+        shutil.rmtree(job.root, ignore_errors=True)

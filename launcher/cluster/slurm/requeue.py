@@ -1,0 +1,120 @@
+"""Whether a job whose step has ended goes on by itself: decided from what was written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.cluster.restarts import STUCK_ATTEMPTS, newest_step
+from launcher.errors import EXIT_STOPPED
+from launcher.files import read_object
+from launcher.run_dir import JobDir, LogDir
+
+BY_A_PERSON = ("launcher stop", "Ctrl-C", "SIGINT")
+"""Reasons of a clean stop that mean it: the run waits until somebody starts it again."""
+MAY_PASS = ("node", "killed", "late node", "lost peer", "port")
+"""Categories of causes that another attempt, on other nodes where that helps, may not meet."""
+WHILE_IT_RUNS = "RUNNING"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a step ended, as far as is known."""
+
+    exit_code: int
+    state: str
+    """Slurm's state of the job."""
+    is_finished: bool = False
+    stop_asked: bool = False
+    """Somebody has asked the run to stop, `launcher stop`."""
+    stopped: Mapping[str, Any] | None = None
+    """Step and reason of a clean stop."""
+    cause: Mapping[str, Any] | None = None
+    stuck: int = 0
+    """Attempts in a row, this one included, that brought no new checkpoint."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of the job, and why."""
+
+    requeue: bool
+    why: str
+    exclude: tuple[str, ...] = ()
+    """Nodes that the next attempt avoids."""
+
+
+def decide(ended: Ended) -> Decision:
+    """Return whether the job is requeued; a job that Slurm or its user is ending never is."""
+    if ended.is_finished:
+        return Decision(False, "the run is finished")
+    if ended.exit_code == 0:
+        return Decision(False, "the step ended without an error")
+    if ended.state != WHILE_IT_RUNS:
+        return Decision(False, f"the job is {ended.state or 'unknown to Slurm'}")
+    if ended.stop_asked:
+        return Decision(False, "`launcher stop` was asked for")
+    wish = _stopped(ended) if ended.exit_code == EXIT_STOPPED else _failed(ended)
+    if wish.requeue and ended.stuck >= STUCK_ATTEMPTS:
+        why = f"{ended.stuck} attempts in a row brought no new checkpoint; last: {wish.why}"
+        return Decision(False, why)
+    return wish
+
+
+def _stopped(ended: Ended) -> Decision:
+    reason = str((ended.stopped or {}).get("reason") or "no reason given")
+    if any(word in reason for word in BY_A_PERSON):
+        return Decision(False, f"stopped by {reason}")
+    return Decision(True, f"stopped in time ({reason})")
+
+
+def _failed(ended: Ended) -> Decision:
+    if ended.cause is None:
+        why = f"the step ended with exit code {ended.exit_code}, and no cause was written"
+        return Decision(False, why)
+    category = str(ended.cause.get("category") or ended.cause.get("kind") or "unknown")
+    if category not in MAY_PASS or not ended.cause.get("can_restart", True):
+        return Decision(False, f"{category}: another attempt would meet it again")
+    nodes = tuple(str(node) for node in ended.cause.get("nodes") or ())
+    return Decision(True, category, nodes)
+
+
+def attempt_of(launches: Sequence[LogDir], job_id: str, restart_count: int) -> LogDir | None:
+    """Return the newest launch that this start of this job has made; None if it made none."""
+    for logs in reversed(launches):
+        record = read_object(logs.attempt) or {}
+        if str(record.get("job_id")) == job_id:
+            return logs if int(record.get("restart_count") or 0) == restart_count else None
+    return None
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """Return the records of `ended.jsonl`; a torn line is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        found += [record] if isinstance(record, dict) else []
+    return found
+
+
+def stuck_attempts(job: JobDir) -> int:
+    """Return how many attempts in a row, with the one that has just ended, saved nothing new."""
+    submitted = read_object(job.record) or {}
+    steps = [int(submitted.get("checkpoint") or 0)]
+    steps += [int(record.get("checkpoint") or 0) for record in records_of(job.ended)]
+    now, stuck = newest_step(job.run_dir), 0
+    for step in reversed(steps):
+        if step < now:
+            break
+        stuck += 1
+    return stuck

@@ -1,0 +1,353 @@
+"""A real Slurm of several nodes on this host: its own munge key, controller and one slurmd a node.
+
+Every daemon runs in the foreground as a child of the tests with files, ports and a config of its
+own, so that nothing of a Slurm that may be installed here is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from launcher.process import Process
+
+T = TypeVar("T")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "sinfo")
+SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.1
+END_STATES = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "TIMEOUT",
+)  # fmt: skip
+
+
+def why_no_slurm() -> str:
+    """Return why no Slurm can be started here; empty where one can."""
+    missing = [name for name in PROGRAMS if _program(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)} (slurm-wlm and munge on Debian)"
+    return "" if os.geteuid() == 0 else "slurmd needs root"
+
+
+class SlurmCluster:
+    """`num_nodes` nodes n1, n2, ... that are idle once the `with` block is entered.
+
+    Partitions: `main` (default; jobs of `high` requeue its jobs), `high`, `cpu` (the first node).
+    """
+
+    def __init__(
+        self,
+        num_nodes: int = 4,
+        *,
+        cpus: int = 8,
+        gpus: int = 2,
+        max_time: str = "2:00:00",
+        default_time: str = "30:00",
+        requeue_seconds: int = 10,
+        kill_wait_seconds: int = 3,
+        slurmd_timeout_seconds: int = 10,
+    ) -> None:
+        # A short folder of its own: the path of munge's socket may have 107 characters at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.nodes = tuple(f"n{number}" for number in range(1, num_nodes + 1))
+        self.cpus = cpus
+        self.gpus = gpus
+        """GPUs that a node says it has: Slurm counts and hands them out, nothing is behind them."""
+        self.max_time = max_time
+        self.default_time = default_time
+        self.requeue_seconds = requeue_seconds
+        """How long a requeued job is held: the lifetime of a credential, in Slurm 120 s."""
+        self.kill_wait_seconds = kill_wait_seconds
+        self.slurmd_timeout_seconds = slurmd_timeout_seconds
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def conf(self) -> Path:
+        return self.folder / "slurm.conf"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which Slurm's commands speak to this cluster."""
+        own = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        return own | {"SLURM_CONF": str(self.conf)}
+
+    def __enter__(self) -> SlurmCluster:
+        try:
+            self._write_files()
+            self._start_munge()
+            self._start("slurmctld", [_need("slurmctld"), "-D", "-c", "-f", str(self.conf)])
+            for node in self.nodes:
+                self.start_node(node)
+            self.wait_idle()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every job's processes and every daemon, and remove the files."""
+        for node in self.nodes:
+            self.kill_node(node)
+        for name in ("slurmctld", "munged"):
+            if name in self._daemons:
+                _end(self._daemons.pop(name))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd (again)."""
+        self._start(node, [_need("slurmd"), "-D", "-N", node, "-f", str(self.conf)])
+
+    def kill_node(self, node: str) -> None:
+        """Let a node fail: kill its slurmd, its step daemons and all processes of its jobs."""
+        daemon = self._daemons.pop(node, None)
+        if daemon is not None:
+            daemon.kill()
+            daemon.wait()
+        for process in [*self.step_daemons(node), *self.processes(node)]:
+            process.send(signal.SIGKILL)
+
+    def processes(self, node: str) -> list[Process]:
+        """Return the processes of jobs on one node."""
+        conf = str(self.conf)
+        return [
+            process
+            for process in _all_processes()
+            if process.variable("SLURMD_NODENAME") == node
+            and process.variable("SLURM_CONF") == conf
+        ]
+
+    def step_daemons(self, node: str) -> list[Process]:
+        """Return the slurmstepd processes of one node: the parents of what runs there."""
+        found = {}
+        for process in self.processes(node):
+            parent = _parent(process.pid)
+            if parent is not None and _name(parent.pid) == "slurmstepd":
+                found[parent.pid] = parent
+        return list(found.values())
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run one of Slurm's commands; return what it printed."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """Return the fields that `scontrol show job` has of a job; empty where it knows none."""
+        text = self.run("scontrol", "show", "job", "-o", job_id, check=False)
+        fields = (field.partition("=") for field in text.split())
+        return {key: value for key, equals, value in fields if equals}
+
+    def state(self, job_id: str) -> str:
+        """Return a job's state, such as RUNNING."""
+        return self.job(job_id).get("JobState", "")
+
+    def wait_for_state(self, job_id: str, *states: str, seconds: float = 60.0) -> str:
+        """Wait until a job is in one of these states; return which."""
+        return self.wait_for(lambda: _one_of(self.state(job_id), states), seconds, job_id)
+
+    def wait_for_end(self, job_id: str, seconds: float = 60.0) -> str:
+        """Wait until a job has ended for good; return its state."""
+        return self.wait_for_state(job_id, *END_STATES, seconds=seconds)
+
+    def start_now(self, job_id: str, seconds: float = 60.0) -> None:
+        """Shorten the time that a requeued job is held, once it is pending again."""
+        self.wait_for_state(job_id, "PENDING", "RUNNING", seconds=seconds)
+        self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
+
+    def cancel_all(self) -> None:
+        """Cancel all jobs, and wait until the nodes are free again."""
+        ids = self.run("squeue", "--noheader", "--format=%A").split()
+        if ids:
+            self.run("scancel", "--full", *ids, check=False)
+            self.run("scancel", *ids, check=False)
+        self.wait_idle()
+
+    def wait_idle(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until every node is idle."""
+        idle = set(self.nodes)
+        self.wait_for(lambda: self._idle() == idle, seconds, "nodes to be idle")
+
+    def wait_for(self, look: Callable[[], T], seconds: float, what: str) -> T:
+        """Wait until `look` returns something true; fail with the controller's log after a time."""
+        deadline = time.monotonic() + seconds
+        while not (found := look()):
+            self._require_daemons()
+            assert time.monotonic() < deadline, f"waited {seconds} s for {what}:\n{self.log()}"
+            time.sleep(POLL_SECONDS)
+        return found
+
+    def _require_daemons(self) -> None:
+        for name, daemon in self._daemons.items():
+            printed = self.folder / f"{name}.out"
+            assert daemon.poll() is None, f"{name} ended: {printed.read_text()}"
+
+    def log(self) -> str:
+        """Return the last lines of the controller's log and the state of queue and nodes."""
+        log = self.folder / "slurmctld.log"
+        lines = log.read_text(errors="replace").splitlines()[-30:] if log.exists() else []
+        shown = self.run("squeue", "--all", check=False) + self.run("sinfo", "-N", check=False)
+        return "\n".join([*lines, shown])
+
+    def _idle(self) -> set[str]:
+        text = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %t", check=False)
+        rows = (line.split() for line in text.splitlines())
+        return {row[0] for row in rows if len(row) == 2 and row[1] == "idle"}
+
+    def _write_files(self) -> None:
+        self.folder.chmod(0o755)  # the controller and its jobs may run as other users
+        ports = list(_free_ports(1 + len(self.nodes)))
+        (self.folder / "state").mkdir()
+        (self.folder / "plugstack.conf").write_text("")
+        (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        devices = [self.folder / f"gpu{number}" for number in range(self.gpus)]
+        for device in devices:
+            device.touch()
+        lines = [f"NodeName={','.join(self.nodes)} Name=gpu File={file}\n" for file in devices]
+        (self.folder / "gres.conf").write_text("".join(lines))
+        self.conf.write_text(self._configuration(ports[0], ports[1:]))
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+
+    def _configuration(self, port: int, node_ports: Sequence[int]) -> str:
+        host = socket.gethostname()
+        resources = f"CPUs={self.cpus} RealMemory=100000" + (
+            f" Gres=gpu:{self.gpus}" if self.gpus else ""
+        )
+        lines = [
+            "ClusterName=tests",
+            f"SlurmctldHost={host}(127.0.0.1)",
+            f"SlurmctldPort={port}",
+            "SlurmUser=root",
+            "AuthType=auth/munge",
+            f"AuthInfo=socket={self.folder}/munge.socket,cred_expire={self.requeue_seconds}",
+            f"StateSaveLocation={self.folder}/state",
+            f"SlurmdSpoolDir={self.folder}/spool-%n",
+            f"SlurmctldPidFile={self.folder}/slurmctld.pid",
+            f"SlurmdPidFile={self.folder}/slurmd-%n.pid",
+            f"SlurmctldLogFile={self.folder}/slurmctld.log",
+            f"SlurmdLogFile={self.folder}/slurmd-%n.log",
+            f"PlugStackConfig={self.folder}/plugstack.conf",
+            "ProctrackType=proctrack/linuxproc",
+            "TaskPlugin=task/none",
+            "MpiDefault=none",
+            "JobAcctGatherType=jobacct_gather/none",
+            "SelectType=select/cons_tres",
+            "SelectTypeParameters=CR_CPU",
+            "SlurmdParameters=config_overrides",
+            "GresTypes=gpu",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            "SlurmctldParameters=preempt_send_user_signal",
+            "SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=0",
+            "ReturnToService=2",
+            f"SlurmdTimeout={self.slurmd_timeout_seconds}",
+            f"KillWait={self.kill_wait_seconds}",
+            "MinJobAge=3600",
+        ]
+        lines += [
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={number} {resources}"
+            for node, number in zip(self.nodes, node_ports, strict=True)
+        ]
+        times = f"MaxTime={self.max_time} DefaultTime={self.default_time} State=UP"
+        lines += [
+            f"PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE {times}",
+            f"PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF {times}",
+            f"PartitionName=cpu Nodes={self.nodes[0]} PriorityTier=5 PreemptMode=OFF {times}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _start_munge(self) -> None:
+        at = self.folder
+        # --force: munged wants no folder on the way that others may write to, and /tmp is one.
+        command = [
+            _need("munged"), "--foreground", "--force", f"--socket={at}/munge.socket",
+            f"--key-file={at}/munge.key", f"--pid-file={at}/munged.pid",
+            f"--seed-file={at}/munged.seed", f"--log-file={at}/munged.log", "--num-threads=2",
+        ]  # fmt: skip
+        self._start("munged", command)
+        self.wait_for((at / "munge.socket").exists, READY_SECONDS, "munged")
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self._daemons[name] = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(5)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+
+
+def _one_of(state: str, states: Sequence[str]) -> str:
+    return state if state in states else ""
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), *SBIN)))
+
+
+def _need(name: str) -> str:
+    found = _program(name)
+    assert found is not None, name
+    return found
+
+
+def _free_ports(number: int) -> Iterator[int]:
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("", 0))
+            yield int(probe.getsockname()[1])
+
+
+def _all_processes() -> Iterator[Process]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (process := Process.find(int(entry.name))) is not None:
+            yield process
+
+
+def _parent(pid: int) -> Process | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return Process.find(int(text[text.rindex(")") + 2 :].split()[1]))
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
