@@ -119,7 +119,7 @@ def accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int) ->
     }
 
 
-def write_accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int) -> None:
+def write_accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int = 1) -> None:
     """Write the derived config where the agent reads it."""
     with run_dir.accelerate.open("w") as file:
         YAML().dump(accelerate_config(resolved, run_dir, num_nodes), file)
