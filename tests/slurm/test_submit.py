@@ -392,3 +392,24 @@ def test_python_of_the_tests_is_the_one_of_the_job(project: MakeProject) -> None
         f"{sys.executable} -m launcher.cluster.slurm.after_step"
         in project().ask("--dry-run").stdout
     )
+
+
+def test_the_warning_before_the_time_limit_reaches_the_step(
+    project: MakeProject, slurm: SlurmCluster
+) -> None:
+    here = project()
+    here.act(
+        "import signal, time\n"
+        "got = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n"
+        "while not got and not restart: time.sleep(0.05)\n"
+        "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
+        "sys.exit(0 if restart else 75)\n"
+    )
+    job_id, job = here.submit("--time", "4")
+    script = job.script.read_text()
+    assert "#SBATCH --signal=USR1@180\n" in script
+    slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 180, "the requeue")
+    slurm.start_now(job_id)
+    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert [record["requeued"] for record in ended(job)] == [True, False]

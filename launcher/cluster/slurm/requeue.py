@@ -108,7 +108,7 @@ def exit_code_of(logs: LogDir | None, srun_code: int) -> int:
     code = (read_object(logs.attempt) or {}).get("exit_code")
     if isinstance(code, int):
         return code
-    return EXIT_STOPPED if logs.stopped.exists() else srun_code
+    return EXIT_STOPPED if srun_code and logs.stopped.exists() else srun_code
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:

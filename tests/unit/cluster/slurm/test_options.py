@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from launcher.cluster.slurm import limits
 from launcher.cluster.slurm.chain import Chain, plan_chain
 from launcher.cluster.slurm.limits import Associations, Partition
 from launcher.cluster.slurm.options import Cluster, check_settings
@@ -99,3 +102,10 @@ def test_a_job_shorter_than_its_warning_is_refused(wanted: MakeWanted) -> None:
     planned = plan_chain(wanted('cluster.time="4"'), [SHORT], 240)
     assert isinstance(planned, Problem)
     assert "a job of 00:04:00 is not longer than the warning before its end: 240 s" in str(planned)
+
+
+def test_accounts_are_those_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines as `sacctmgr show assoc` prints them: one for each account, with its qualities."""
+    monkeypatch.setattr(limits, "ask_or_empty", lambda *_: "lab|high,normal\ncourse|normal\n|\n")
+    found = limits.associations()
+    assert found == Associations(frozenset({"lab", "course"}), frozenset({"high", "normal"}))

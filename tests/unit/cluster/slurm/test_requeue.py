@@ -127,6 +127,7 @@ def test_the_launch_knows_its_exit_code_better_than_srun(tmp_path: Path) -> None
     assert exit_code_of(said, 143) == 2
     stopped = logs_of(tmp_path / "002", attempt={"exit_code": None}, stopped={"step": 1})
     assert exit_code_of(stopped, 143) == 75
+    assert exit_code_of(stopped, 0) == 0
     silent = logs_of(tmp_path / "003", attempt={})
     assert exit_code_of(silent, 137) == 137
 
