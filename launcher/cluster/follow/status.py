@@ -121,6 +121,8 @@ def _job(state: RunState) -> str:
 
 
 def _nodes(state: RunState) -> str:
+    if state.state in ("pending", "requeued"):
+        return ""
     ranks = state.attempts[-1].world_size if state.attempts else 0
     said = [", ".join(state.nodes), f"{ranks} rank{'s' if ranks > 1 else ''}" if ranks else ""]
     return " · ".join(part for part in said if part)
