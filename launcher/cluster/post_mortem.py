@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launcher.attempts import Attempt, next_action, spent
-from launcher.cluster.follow.text import NONE, columns
+from launcher.cluster.follow.text import NONE, columns, names
 
 __all__ = ["attempt_lines", "next_action", "spent_text"]
 
@@ -30,7 +30,7 @@ def _row(attempt: Attempt) -> tuple[str, ...]:
     return (
         str(attempt.number),
         f"{attempt.job_id}{again}" if attempt.job_id else NONE,
-        ",".join(attempt.nodes) or NONE,
+        names(attempt.nodes) or NONE,
         f"{attempt.hours():.2f}",
         NONE if attempt.step is None else str(attempt.step),
         attempt.outcome,

@@ -34,7 +34,7 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
     job = state.job
     if state.holder is not None:
         return _ask(state, state.holder, now=now)
-    if job is not None and job.state in (*WAITING, *ACTIVE):
+    if job is not None and job.state in (*WAITING, *ACTIVE) and state.state != "finished":
         # Between two steps of a running job, and before the first, there is nothing to save.
         ask("scancel", job.job_id)
         return f"cancelled: job {job.job_id} ({job.state}) of {state.name}; no rank was running"
@@ -42,8 +42,10 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
         Problem(
             str(run_folder),
             "",
-            "nothing is running here.",
-            "`launcher run` or `launcher submit` starts or resumes it.",
+            f"nothing is running here: the run is {state.state}.",
+            ""
+            if state.state == "finished"
+            else "`launcher run` or `launcher submit` starts or resumes it.",
         )
     )
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 
 from launcher.cluster.doctor.check import Check
-from launcher.cluster.follow.text import duration
+from launcher.cluster.follow.text import duration, names
 from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm
 from launcher.cluster.slurm.queue import find_jobs
 
@@ -52,7 +52,7 @@ def _allocation(environ: Mapping[str, str]) -> list[Check]:
     if not job_id:
         return [Check("allocation", "ok", "none: this is no job")]
     job = find_jobs([job_id]).get(job_id)
-    nodes = ", ".join(job.nodes) if job is not None else environ.get("SLURM_JOB_NODELIST", "?")
+    nodes = names(job.nodes) if job is not None else environ.get("SLURM_JOB_NODELIST", "?")
     gpus = environ.get("SLURM_GPUS_ON_NODE", "0")
     left = job.time_left_seconds if job is not None else None
     end = environ.get("SLURM_JOB_END_TIME", "")

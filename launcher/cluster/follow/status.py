@@ -12,7 +12,7 @@ from rich.text import Text
 from launcher.cluster.follow.facts import RunState
 from launcher.cluster.follow.judge import in_words
 from launcher.cluster.follow.read import Queue, find_run, read_state, runs_in
-from launcher.cluster.follow.text import columns, duration
+from launcher.cluster.follow.text import columns, duration, names
 from launcher.cluster.post_mortem import attempt_lines, spent_text
 from launcher.errors import InputError, Problem
 from launcher.run_dir import RunDir
@@ -121,8 +121,10 @@ def _job(state: RunState) -> str:
 
 
 def _nodes(state: RunState) -> str:
+    if state.state in ("pending", "requeued"):
+        return ""
     ranks = state.attempts[-1].world_size if state.attempts else 0
-    said = [", ".join(state.nodes), f"{ranks} rank{'s' if ranks > 1 else ''}" if ranks else ""]
+    said = [names(state.nodes), f"{ranks} rank{'s' if ranks > 1 else ''}" if ranks else ""]
     return " · ".join(part for part in said if part)
 
 

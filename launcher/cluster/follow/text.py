@@ -29,6 +29,13 @@ def ago(moment: float | None, now: float | None = None) -> str:
     return f"{seconds:.0f} s ago"
 
 
+def names(found: Sequence[str], most: int = 8) -> str:
+    """Return names with commas; of more than `most` the first ones and how many there are."""
+    if len(found) <= most:
+        return ", ".join(found)
+    return f"{', '.join(found[: most // 2])}, ... ({len(found)} nodes)"
+
+
 def steps(step: int, total: int | None) -> str:
     """Return `step/total`."""
     return f"{step}/{total if total is not None else '?'}"

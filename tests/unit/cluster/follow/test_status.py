@@ -10,7 +10,7 @@ import pytest
 from launcher.cluster.follow.read import Queue, find_run, read_state, runs_in
 from launcher.cluster.follow.runs import list_runs
 from launcher.cluster.follow.status import lines, newest_run, render
-from launcher.cluster.follow.text import ago, columns, duration
+from launcher.cluster.follow.text import ago, columns, duration, names
 from launcher.errors import InputError
 from launcher.lock import hold
 from launcher.run_dir import RunDir
@@ -66,7 +66,7 @@ def test_a_failure_with_its_attempts(tmp_path: Path) -> None:
     assert "  last      attempt 2 failed, node: rank 3 on n2 is gone." in shown
     assert any(line.startswith("  do        Submit again without that node") for line in shown)
     assert shown[-1].endswith(
-        "  42 (requeue 1)  n1,n2  1.00   -     failed   node: rank 3 on n2 is gone."
+        "  42 (requeue 1)  n1, n2  1.00   -     failed   node: rank 3 on n2 is gone."
     )
 
 
@@ -124,3 +124,5 @@ def test_text() -> None:
     ]  # fmt: skip
     assert columns([("a", "bb", "c"), ("aaa", "b", "")]) == ["a    bb  c", "aaa  b"]
     assert columns([]) == []
+    assert names(["n1", "n2"]) == "n1, n2"
+    assert names([f"n{i}" for i in range(64)]) == "n0, n1, n2, n3, ... (64 nodes)"
