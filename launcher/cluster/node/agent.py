@@ -14,6 +14,11 @@ from typing import Any, TextIO
 
 from ruamel.yaml import YAML
 
+from launcher.cluster.node.compile_caches import (
+    caches_here,
+    clear_dead_locks,
+    extensions_folder,
+)
 from launcher.cluster.node.devices import visible_gpus
 from launcher.cluster.node.share import Share
 from launcher.files import read_object
@@ -37,7 +42,7 @@ class Meeting:
     address: str = "127.0.0.1"
     """Of the node of rank 0, as this node reaches it."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What this node's ranks need to know of its network and its disks."""
+    """What this node's ranks need to know of its network."""
 
 
 def start_agent(
@@ -61,6 +66,7 @@ def start_agent(
     grace = grace_seconds(run_dir)
     environment = environment_for(share.ranks_per_node) | {
         **meeting.environment,
+        **caches_here(),
         LOGS_VARIABLE: str(logs.root),
         # Read by torch.distributed.run from 2.12 on. Signalled itself, the agent otherwise kills
         # the ranks after 30 s; signals to this process go to the ranks alone.
@@ -71,11 +77,13 @@ def start_agent(
     }
     if deadline is not None:
         environment[DEADLINE_VARIABLE] = str(deadline)
+    dead_locks = clear_dead_locks(extensions_folder(environment))
     with share.launch_log(logs).open("w") as log:
         log.write(
             f"grace: {grace} s from a stop signal to the end of a step and its checkpoint;"
             " whoever stops this launch should wait as long before a kill.\n"
         )
+        log.writelines(f"removed {path}: who compiled there is gone.\n" for path in dead_locks)
         log.flush()
         return start_tied(command, environment, log)
 

@@ -29,7 +29,7 @@ from launcher.cluster.nodes.meeting import (
 )
 from launcher.cluster.nodes.member import Member, refuse
 from launcher.cluster.nodes.placement import Placement
-from launcher.cluster.nodes.surroundings import OFFLINE, job_caches, network_of
+from launcher.cluster.nodes.surroundings import OFFLINE, network_of
 from launcher.cluster.outcome import Cause, print_stop, print_summary, print_warnings, say
 from launcher.cluster.report import Result
 from launcher.errors import EXIT_STOPPED, InputError, LauncherError
@@ -67,7 +67,7 @@ class Journey:
         """Return what this node's ranks are told of its network and its disks."""
         found = network_of(own_address) if own_address else {}
         if self.placement.job_id is not None:
-            found |= OFFLINE | job_caches(self.placement.job_id)
+            found |= OFFLINE
         return found
 
 

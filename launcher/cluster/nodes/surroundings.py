@@ -1,12 +1,8 @@
-"""What the ranks of a node are told of its network and its disks, where the user has not."""
+"""What the ranks of a node are told of its network, where the user has not."""
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import os
-import shutil
-from pathlib import Path
 
 import psutil
 
@@ -31,34 +27,6 @@ def interface_of(address: str) -> str | None:
         if any(found.address.split("%")[0] == address for found in addresses):
             return name
     return None
-
-
-def job_caches(job_id: str) -> dict[str, str]:
-    """Return variables that keep a job's compiled kernels on the node's own disk.
-
-    Several nodes that compile into one folder of a network file system get stale handles and torn
-    files. What was compiled before is copied there, so that nothing is compiled twice. Nothing is
-    set where the node has no folder for it, or the user has set it.
-    """
-    base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
-    if not base or not Path(base).is_dir() or not os.access(base, os.W_OK):
-        return {}
-    folder = Path(base) / f"launcher-{getpass.getuser()}-{job_id}"
-    homes = {
-        "TRITON_CACHE_DIR": Path.home() / ".triton" / "cache",
-        "TORCH_EXTENSIONS_DIR": Path.home() / ".cache" / "torch_extensions",
-    }
-    found = {}
-    for name, home in homes.items():
-        if name in os.environ:
-            continue
-        place = folder / name.lower()
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found[name] = str(place)
-        if home.is_dir() and not any(place.iterdir()):
-            with contextlib.suppress(OSError, shutil.Error):  # then it is compiled anew
-                shutil.copytree(home, place, dirs_exist_ok=True)
-    return found
 
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
