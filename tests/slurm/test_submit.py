@@ -120,7 +120,7 @@ def test_a_job_runs_what_was_submitted_from_a_hostile_folder(
     assert slurm.job(job_id)["Dependency"].startswith(f"afterok:{blocker}")
     here.recipe.write_text(submitted.replace("seed: 7", "seed: 8"))
     (here.folder / "go").touch()
-    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
 
     seen = here.seen(job)
     assert here.seen(job, node=1)["environment"]["SLURM_NODEID"] == "1"
@@ -237,7 +237,7 @@ def test_data_prepared_in_a_job_before(project: MakeProject, slurm: SlurmCluster
     assert slurm.wait_for_end(preparing) == "COMPLETED"
     assert slurm.job(preparing)["Partition"] == "cpu"
     assert list(cache.iterdir())
-    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
 
 
 def test_bad_data_end_both_jobs(project: MakeProject, slurm: SlurmCluster) -> None:
@@ -274,7 +274,7 @@ def test_a_stop_in_time_is_requeued_and_goes_on(project: MakeProject, slurm: Slu
     slurm.run("scancel", "--signal=USR1", job_id)
     slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 30, "the requeue")
     slurm.start_now(job_id)
-    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
     first, second = ended(job)
     assert (first["exit_code"], first["requeued"], first["attempt"]) == (75, True, 1)
     assert (second["exit_code"], second["requeued"], second["checkpoint"]) == (0, False, 3)
@@ -296,7 +296,7 @@ def test_a_bad_node_is_avoided_with_those_that_were_before(
     slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 30, "the requeue")
     slurm.wait_for(lambda: "n1" in slurm.job(job_id)["ExcNodeList"], 10, "the exclusion")
     slurm.start_now(job_id)
-    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
     assert here.seen(job)["environment"]["SLURMD_NODENAME"] == "n1"
     assert here.seen(job, start=1)["environment"]["SLURMD_NODENAME"] == "n3"
 
@@ -411,5 +411,5 @@ def test_the_warning_before_the_time_limit_reaches_the_step(
     assert "#SBATCH --signal=USR1@180\n" in script
     slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 180, "the requeue")
     slurm.start_now(job_id)
-    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
     assert [record["requeued"] for record in ended(job)] == [True, False]

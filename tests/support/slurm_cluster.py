@@ -54,7 +54,7 @@ class SlurmCluster:
         gpus: int = 2,
         max_time: str = "2:00:00",
         default_time: str = "30:00",
-        requeue_seconds: int = 10,
+        requeue_seconds: int = 60,
         kill_wait_seconds: int = 3,
         slurmd_timeout_seconds: int = 10,
     ) -> None:
@@ -67,7 +67,10 @@ class SlurmCluster:
         self.max_time = max_time
         self.default_time = default_time
         self.requeue_seconds = requeue_seconds
-        """How long a requeued job is held: the lifetime of a credential, in Slurm 120 s."""
+        """How long a requeued job is held (see `start_now`): the lifetime of a credential.
+
+        Slurm has 120 s; with 10 s, a job that a loaded machine starts late fails without a word.
+        """
         self.kill_wait_seconds = kill_wait_seconds
         self.slurmd_timeout_seconds = slurmd_timeout_seconds
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -218,9 +221,10 @@ class SlurmCluster:
             assert daemon.poll() is None, f"{name} ended: {printed.read_text()}"
 
     def log(self) -> str:
-        """Return the last lines of the controller's log and the state of queue and nodes."""
-        log = self.folder / "slurmctld.log"
-        lines = log.read_text(errors="replace").splitlines()[-30:] if log.exists() else []
+        """Return the last lines of all logs, and the state of queue and nodes."""
+        lines = []
+        for log in sorted(self.folder.glob("*.log")):
+            lines += [log.name, *log.read_text(errors="replace").splitlines()[-20:]]
         shown = self.run("squeue", "--all", check=False) + self.run("sinfo", "-N", check=False)
         return "\n".join([*lines, shown])
 
