@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from launcher.world import host_name
+
 
 def network_of(own_address: str) -> dict[str, str]:
     """Return variables that lead gloo and NCCL to the interface by which the nodes met.
@@ -43,22 +45,31 @@ def job_caches(job_id: str) -> dict[str, str]:
     base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
     if not base or not Path(base).is_dir() or not os.access(base, os.W_OK):
         return {}
-    folder = Path(base) / f"launcher-{getpass.getuser()}-{job_id}"
+    folder = Path(base) / f"launcher-{getpass.getuser()}-{job_id}-{host_name()}"
     homes = {
         "TRITON_CACHE_DIR": Path.home() / ".triton" / "cache",
         "TORCH_EXTENSIONS_DIR": Path.home() / ".cache" / "torch_extensions",
     }
     found = {}
     for name, home in homes.items():
-        if name in os.environ:
-            continue
-        place = folder / name.lower()
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found[name] = str(place)
-        if home.is_dir() and not any(place.iterdir()):
-            with contextlib.suppress(OSError, shutil.Error):  # then it is compiled anew
-                shutil.copytree(home, place, dirs_exist_ok=True)
+        if name not in os.environ:
+            found[name] = str(_own_copy(folder / name.lower(), home))
     return found
+
+
+def _own_copy(place: Path, home: Path) -> Path:
+    """Make a folder of this job on this node, with what was compiled before in it.
+
+    A lock that torch left or holds elsewhere would be waited for without end: it is not copied, and
+    one that an earlier start of this job left is removed.
+    """
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.is_dir() and not any(place.iterdir()):
+        with contextlib.suppress(OSError, shutil.Error):  # then it is compiled anew
+            shutil.copytree(home, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
+    for lock in place.rglob("lock"):
+        lock.unlink(missing_ok=True)
+    return place
 
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
