@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import psutil
@@ -48,7 +49,7 @@ def job_caches(job_id: str) -> dict[str, str]:
     folder = Path(base) / f"launcher-{getpass.getuser()}-{job_id}-{host_name()}"
     homes = {
         "TRITON_CACHE_DIR": Path.home() / ".triton" / "cache",
-        "TORCH_EXTENSIONS_DIR": Path.home() / ".cache" / "torch_extensions",
+        "TORCH_EXTENSIONS_DIR": _torch_extensions(),
     }
     found = {}
     for name, home in homes.items():
@@ -57,14 +58,25 @@ def job_caches(job_id: str) -> dict[str, str]:
     return found
 
 
-def _own_copy(place: Path, home: Path) -> Path:
+def _torch_extensions() -> Path | None:
+    """Return where torch has put what it compiled for this Python; None if that isn't clear.
+
+    It has a folder for each Python and device below its default folder, and none below one that it
+    is given.
+    """
+    version = f"py{sys.version_info.major}{sys.version_info.minor}_*"
+    found = list((Path.home() / ".cache" / "torch_extensions").glob(version))
+    return found[0] if len(found) == 1 else None
+
+
+def _own_copy(place: Path, home: Path | None) -> Path:
     """Make a folder of this job on this node, with what was compiled before in it.
 
     A lock that torch left or holds elsewhere would be waited for without end: it is not copied, and
     one that an earlier start of this job left is removed.
     """
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if home.is_dir() and not any(place.iterdir()):
+    if home is not None and home.is_dir() and not any(place.iterdir()):
         with contextlib.suppress(OSError, shutil.Error):  # then it is compiled anew
             shutil.copytree(home, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
     for lock in place.rglob("lock"):

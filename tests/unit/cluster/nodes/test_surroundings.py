@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.cluster.nodes.surroundings import interface_of, job_caches, network_of
 
+FOLDER = f"py{sys.version_info.major}{sys.version_info.minor}_cpu"
 NAMES = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 
 
@@ -24,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home in which an operator has been compiled, and another compilation holds its lock."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    operator = tmp_path / "home" / ".cache" / "torch_extensions" / "py311_cpu" / "op"
+    operator = tmp_path / "home" / ".cache" / "torch_extensions" / FOLDER / "op"
     operator.mkdir(parents=True)
     (operator / "op.so").write_text("compiled")
     (operator / "lock").touch()
@@ -38,7 +40,7 @@ def test_a_job_compiles_on_the_nodes_own_disk(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     found = job_caches("42")
     assert set(found) == set(NAMES)
-    copied = Path(found["TORCH_EXTENSIONS_DIR"]) / "py311_cpu" / "op"
+    copied = Path(found["TORCH_EXTENSIONS_DIR"]) / "op"
     assert (copied / "op.so").read_text() == "compiled"
     assert not (copied / "lock").exists()
     (copied / "lock").touch()  # its ranks were killed while they compiled, and the job requeued
