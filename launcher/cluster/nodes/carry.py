@@ -29,7 +29,12 @@ from launcher.cluster.nodes.meeting import (
 )
 from launcher.cluster.nodes.member import Member, refuse
 from launcher.cluster.nodes.placement import Placement
-from launcher.cluster.nodes.surroundings import OFFLINE, job_caches, network_of
+from launcher.cluster.nodes.surroundings import (
+    OFFLINE,
+    job_caches,
+    network_of,
+    remove_job_caches,
+)
 from launcher.cluster.outcome import Cause, print_stop, print_summary, print_warnings, say
 from launcher.cluster.report import Result
 from launcher.errors import EXIT_STOPPED, InputError, LauncherError
@@ -90,11 +95,15 @@ def carry_nodes(
     if run_dir.summary.exists():
         print_summary(run_dir, already=True)
         return 0
-    with StopSignals() as signals:
-        if placement.node_rank:
-            return _follow(journey, signals)
-        with hold(run_dir.lock, carrier.command):
-            return _lead(journey, signals)
+    try:
+        with StopSignals() as signals:
+            if placement.node_rank:
+                return _follow(journey, signals)
+            with hold(run_dir.lock, carrier.command):
+                return _lead(journey, signals)
+    finally:
+        if placement.job_id is not None:
+            remove_job_caches(placement.job_id)
 
 
 def send_regrets(placement: Placement, error: InputError, seconds: float) -> int:

@@ -43,10 +43,9 @@ def job_caches(job_id: str) -> dict[str, str]:
     files. What was compiled before is copied there, so that nothing is compiled twice. Nothing is
     set where the node has no folder for it, or the user has set it.
     """
-    base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
-    if not base or not Path(base).is_dir() or not os.access(base, os.W_OK):
+    folder = _job_folder(job_id)
+    if folder is None:
         return {}
-    folder = Path(base) / f"launcher-{getpass.getuser()}-{job_id}-{host_name()}"
     homes = {
         "TRITON_CACHE_DIR": Path.home() / ".triton" / "cache",
         "TORCH_EXTENSIONS_DIR": _torch_extensions(),
@@ -56,6 +55,20 @@ def job_caches(job_id: str) -> dict[str, str]:
         if name not in os.environ:
             found[name] = str(_own_copy(folder / name.lower(), home))
     return found
+
+
+def remove_job_caches(job_id: str) -> None:
+    """Remove what `job_caches` has made: not every cluster clears its nodes after a job."""
+    folder = _job_folder(job_id)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _job_folder(job_id: str) -> Path | None:
+    base = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
+    if not base or not Path(base).is_dir() or not os.access(base, os.W_OK):
+        return None
+    return Path(base) / f"launcher-{getpass.getuser()}-{job_id}-{host_name()}"
 
 
 def _torch_extensions() -> Path | None:

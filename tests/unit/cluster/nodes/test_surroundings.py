@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.nodes.surroundings import interface_of, job_caches, network_of
+from launcher.cluster.nodes.surroundings import (
+    interface_of,
+    job_caches,
+    network_of,
+    remove_job_caches,
+)
 
 FOLDER = f"py{sys.version_info.major}{sys.version_info.minor}_cpu"
 NAMES = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
@@ -48,6 +53,11 @@ def test_a_job_compiles_on_the_nodes_own_disk(home: Path, monkeypatch: pytest.Mo
     assert not (copied / "lock").exists()
     monkeypatch.setenv("SLURMD_NODENAME", "n2")
     assert not set(job_caches("42").values()) & set(found.values())
+    remove_job_caches("42")
+    assert copied.exists()
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    remove_job_caches("42")
+    assert not copied.exists()
 
 
 def test_what_the_user_has_set_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
