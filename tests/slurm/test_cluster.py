@@ -34,6 +34,7 @@ def test_a_requeued_job_starts_again(slurm: SlurmCluster) -> None:
         "sbatch", "--parsable", "--requeue", "--output=/dev/null", "--wrap", "sleep 600"
     ).strip()
     slurm.wait_for_state(job_id, "RUNNING")
+    slurm.wait_for(lambda: slurm.last_words(job_id), 10, "the step's daemon")
     slurm.run("scontrol", "requeue", job_id)
     slurm.start_now(job_id)
     slurm.wait_for(

@@ -223,6 +223,9 @@ def test_a_run_longer_than_the_partition_allows_is_a_chain(
     unknown = here.ask("--partition", "gpus", "--set", "run.name=other")
     assert unknown.returncode == 2
     assert 'no partition "gpus" here; there are: cpu, high, main.' in unknown.stderr
+    unknown = here.ask("--constraint", "any&fast", "--set", "run.name=other")
+    assert unknown.returncode == 2
+    assert 'no constraint "fast" here; there are: any, n1, n2, n3, n4.' in unknown.stderr
 
 
 def test_data_prepared_in_a_job_before(project: MakeProject, slurm: SlurmCluster) -> None:
@@ -251,6 +254,8 @@ def test_a_stop_in_time_is_requeued_and_goes_on(project: MakeProject, slurm: Slu
     here.act(
         "import signal, time\n"
         "if os.environ['SLURM_NODEID'] == '1':\n"
+        "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "    (job / 'waits-1').touch()\n"
         "    time.sleep(0 if restart else 60)\n"  # killed once the other node ends
         "elif restart == 0:\n"
         "    got = []\n"
@@ -264,7 +269,8 @@ def test_a_stop_in_time_is_requeued_and_goes_on(project: MakeProject, slurm: Slu
         "else: attempt()\n"
     )
     job_id, job = here.submit("--num-nodes", "2")
-    slurm.wait_for((job.root / "waits").exists, 30, "the step")
+    for name in ("waits", "waits-1"):
+        slurm.wait_for((job.root / name).exists, 30, "the step")
     slurm.run("scancel", "--signal=USR1", job_id)
     slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 30, "the requeue")
     slurm.start_now(job_id)
@@ -317,6 +323,38 @@ def test_a_cancelled_job_is_not_requeued(project: MakeProject, slurm: SlurmClust
     assert record["why"] in ("the job is COMPLETING", "the job is CANCELLED")
 
 
+@pytest.mark.parametrize("how", ["requeue", "preemption"])
+def test_a_job_that_slurm_requeues_says_so(
+    project: MakeProject, slurm: SlurmCluster, how: str
+) -> None:
+    here = project()
+    here.act(
+        "import signal, time\n"
+        "got = [restart] if restart else []\n"
+        "for number in (signal.SIGTERM, signal.SIGUSR1):\n"
+        "    signal.signal(number, lambda *_: got.append(1))\n"
+        "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
+        "(job / 'waits').touch()\n"
+        "while not got: time.sleep(0.05)\n"
+        "sys.exit(0 if restart else 75)\n"
+    )
+    job_id, job = here.submit("--partition", "main")
+    slurm.wait_for((job.root / "waits").exists, 30, "the step")
+    if how == "requeue":
+        slurm.run("scontrol", "requeue", job_id)
+    else:
+        slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null",
+                  "--wrap", "sleep 1")  # fmt: skip
+    slurm.wait_for(job.ended.exists, 30, "the record")
+    (record,) = ended(job)
+    assert record["requeued"]
+    if how == "requeue":  # a job that is preempted has a moment for its own
+        assert record["why"] == "Slurm did it: preempted, or asked to"
+    slurm.start_now(job_id)
+    slurm.wait_for(lambda: slurm.state(job_id) != "PENDING", 60, "the second start")
+    assert slurm.job(job_id)["Restarts"] == "1"
+
+
 def test_three_attempts_without_progress_end_the_chain(
     project: MakeProject, slurm: SlurmCluster
 ) -> None:
@@ -354,3 +392,24 @@ def test_python_of_the_tests_is_the_one_of_the_job(project: MakeProject) -> None
         f"{sys.executable} -m launcher.cluster.slurm.after_step"
         in project().ask("--dry-run").stdout
     )
+
+
+def test_the_warning_before_the_time_limit_reaches_the_step(
+    project: MakeProject, slurm: SlurmCluster
+) -> None:
+    here = project()
+    here.act(
+        "import signal, time\n"
+        "got = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n"
+        "while not got and not restart: time.sleep(0.05)\n"
+        "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
+        "sys.exit(0 if restart else 75)\n"
+    )
+    job_id, job = here.submit("--time", "4")
+    script = job.script.read_text()
+    assert "#SBATCH --signal=USR1@180\n" in script
+    slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 180, "the requeue")
+    slurm.start_now(job_id)
+    assert slurm.wait_for_end(job_id) == "COMPLETED"
+    assert [record["requeued"] for record in ended(job)] == [True, False]

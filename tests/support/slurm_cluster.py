@@ -171,8 +171,12 @@ class SlurmCluster:
         return self.wait_for_state(job_id, *END_STATES, seconds=seconds)
 
     def start_now(self, job_id: str, seconds: float = 60.0) -> None:
-        """Shorten the time that a requeued job is held, once it is pending again."""
+        """Shorten the time that a requeued job is held, once nothing is left of its last start.
+
+        What the old batch step still has to report would end the new one: the hold is there for it.
+        """
         self.wait_for_state(job_id, "PENDING", "RUNNING", seconds=seconds)
+        self.wait_for(lambda: not self.last_words(job_id), seconds, "the last start to end")
         self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
 
     def cancel_all(self) -> None:
@@ -196,6 +200,17 @@ class SlurmCluster:
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}:\n{self.log()}"
             time.sleep(POLL_SECONDS)
         return found
+
+    def last_words(self, job_id: str) -> list[Process]:
+        """Return the step daemons of a job, which live until the controller has their word."""
+        title = f"[{job_id}.".encode()
+        return [
+            process
+            for process in _all_processes()
+            if _name(process.pid) == "slurmstepd"
+            and title in _read(process.pid, "cmdline")
+            and _folder(process.pid) == self.folder
+        ]
 
     def _require_daemons(self) -> None:
         for name, daemon in self._daemons.items():
@@ -268,6 +283,7 @@ class SlurmCluster:
         ]
         lines += [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={number} {resources}"
+            f" Feature=any,{node}"
             for node, number in zip(self.nodes, node_ports, strict=True)
         ]
         times = f"MaxTime={self.max_time} DefaultTime={self.default_time} State=UP"
@@ -293,6 +309,7 @@ class SlurmCluster:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
                 command,
+                cwd=self.folder,  # step daemons inherit it, which tells them from another cluster's
                 env=self.environment,
                 stdout=output,
                 stderr=output,
@@ -347,7 +364,18 @@ def _parent(pid: int) -> Process | None:
 
 
 def _name(pid: int) -> str:
+    return _read(pid, "comm").decode().strip()
+
+
+def _read(pid: int, name: str) -> bytes:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
-        return ""
+        return b""
+
+
+def _folder(pid: int) -> Path:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return Path()

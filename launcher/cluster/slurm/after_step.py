@@ -39,11 +39,22 @@ def after_step(job: JobDir, job_id: str, restart_count: int, srun_code: int) -> 
     logs = attempt_of(job.run_dir.launches, job_id, restart_count)
     shown = fields_of(ask_or_empty("scontrol", "show", "job", "--oneliner", job_id))
     exit_code = exit_code_of(logs, srun_code)
-    ended = _ended(job, logs, exit_code, shown.get("JobState", ""))
+    ended = Ended(
+        exit_code=exit_code,
+        state=shown.get("JobState", ""),
+        # Slurm counts a restart from the moment of the requeue on.
+        requeued_by_slurm=int(shown.get("Restarts", 0)) > restart_count,
+        is_finished=job.run_dir.summary.exists(),
+        stop_asked=job.run_dir.stop_request.exists(),
+        stopped=read_object(logs.stopped) if logs else None,
+        cause=read_object(logs.cause) if logs else None,
+        stuck=stuck_attempts(job),
+    )
     decision = decide(ended)
     _write(job, job_id, logs, exit_code, decision)
     if decision.requeue:
         say(f"requeued: {decision.why}{_avoiding(decision)}.")
+    if decision.requeue and not decision.is_done:
         try:
             ask("scontrol", "requeue", job_id)
             _exclude(job_id, decision.exclude, shown)
@@ -53,19 +64,6 @@ def after_step(job: JobDir, job_id: str, restart_count: int, srun_code: int) -> 
     if not decision.requeue:
         say(f"not requeued: {decision.why}.")
     return exit_code
-
-
-def _ended(job: JobDir, logs: LogDir | None, exit_code: int, state: str) -> Ended:
-    run_dir = job.run_dir
-    return Ended(
-        exit_code=exit_code,
-        state=state,
-        is_finished=run_dir.summary.exists(),
-        stop_asked=run_dir.stop_request.exists(),
-        stopped=read_object(logs.stopped) if logs else None,
-        cause=read_object(logs.cause) if logs else None,
-        stuck=stuck_attempts(job),
-    )
 
 
 def _exclude(job_id: str, nodes: Sequence[str], shown: dict[str, str]) -> None:

@@ -26,6 +26,11 @@ def has_slurm() -> bool:
     return all(shutil.which(name) for name in ("sbatch", "squeue", "scontrol"))
 
 
+def of_a_job() -> set[str]:
+    """Return the variables that Slurm has set for a job around this process."""
+    return {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF"}
+
+
 def ask(*command: str, without: Collection[str] = ()) -> str:
     """Return what a command printed; `without`: variables that it must not see.
 

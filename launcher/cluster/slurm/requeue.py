@@ -27,6 +27,8 @@ class Ended:
     exit_code: int
     state: str
     """Slurm's state of the job."""
+    requeued_by_slurm: bool = False
+    """Slurm has started it over already: preemption, a lost node, `scontrol requeue`."""
     is_finished: bool = False
     stop_asked: bool = False
     """Somebody has asked the run to stop, `launcher stop`."""
@@ -45,14 +47,18 @@ class Decision:
     why: str
     exclude: tuple[str, ...] = ()
     """Nodes that the next attempt avoids."""
+    is_done: bool = False
+    """Nothing has to be asked of Slurm any more."""
 
 
 def decide(ended: Ended) -> Decision:
     """Return whether the job is requeued; a job that Slurm or its user is ending never is."""
-    if ended.is_finished:
+    if ended.is_finished and not ended.requeued_by_slurm:
         return Decision(False, "the run is finished")
-    if ended.exit_code == 0:
+    if ended.exit_code == 0 and not ended.requeued_by_slurm:
         return Decision(False, "the step ended without an error")
+    if ended.requeued_by_slurm:
+        return Decision(True, "Slurm did it: preempted, or asked to", is_done=True)
     if ended.state != WHILE_IT_RUNS:
         return Decision(False, f"the job is {ended.state or 'unknown to Slurm'}")
     if ended.stop_asked:
@@ -102,7 +108,7 @@ def exit_code_of(logs: LogDir | None, srun_code: int) -> int:
     code = (read_object(logs.attempt) or {}).get("exit_code")
     if isinstance(code, int):
         return code
-    return EXIT_STOPPED if logs.stopped.exists() else srun_code
+    return EXIT_STOPPED if srun_code and logs.stopped.exists() else srun_code
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:

@@ -57,6 +57,9 @@ def load_site(given: Path | None) -> LoadedSite:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(Problem(name, "", f"can't be read: {error}.")) from error
     root = Node({}, root.place) if root.value is None else root
+    if not isinstance(root.value, dict):
+        message = "a site file is a mapping of keys."
+        raise InputError(Problem(root.place, "", message, "Copy slurm/site.yaml.example."))
     secrets = find_secrets(root)
     problems = [problem for _, problem in secrets]
     clean = without(root, [where for where, _ in secrets])

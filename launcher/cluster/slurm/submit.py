@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from launcher.cluster.node.agent import environment_for, write_accelerate_config
 from launcher.cluster.outcome import print_summary, print_warnings, say
-from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm
+from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm, of_a_job
 from launcher.cluster.slurm.job_folder import (
     make_job_folder,
     remove_job_folders,
@@ -145,10 +145,12 @@ def _sbatch(script: str, plan: JobPlan) -> str:
     """
     hidden = {f"SBATCH_{name.upper().replace('-', '_')}" for name in plan.options()}
     hidden |= {"SBATCH_TIMELIMIT", "SBATCH_ARRAY_INX", "SBATCH_NO_REQUEUE", "SBATCH_NO_KILL"}
-    hidden |= {"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NNODES"}
-    hidden |= {"SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK", "SLURM_EXPORT_ENV"}
     try:
-        return ask("sbatch", "--parsable", script, without=hidden).strip().partition(";")[0]
+        return (
+            ask("sbatch", "--parsable", script, without=hidden | of_a_job())
+            .strip()
+            .partition(";")[0]
+        )
     except SlurmError as error:
         message = f"Slurm refused the job: {error.said}"
         raise InputError(Problem("sbatch", "", message)) from error

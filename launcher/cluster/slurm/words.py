@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 from launcher.cluster.slurm.plan import Submission
 from launcher.files import read_object
+from launcher.run_dir import RunDir
 
 
 def what(submission: Submission) -> str:
@@ -25,7 +29,8 @@ def words_of(submission: Submission, job_id: str) -> str:
     plan = submission.plan
     record = read_object(plan.jobs[0].record) or {}
     first = plan.jobs[0]
-    log = first.log(job_id) if len(plan.jobs) == 1 else first.root / "slurm-<task's number>.log"
+    of_task = "jobs/NNN/slurm-JOB.log in each run folder"
+    log = first.log(job_id) if len(plan.jobs) == 1 else of_task
     lines = [f"submitted job {job_id}: {what(submission)}"]
     lines += [f"  script    {first.script}", f"  log       {log}"]
     warning = f"{plan.lead_seconds} s before a job's end all ranks save; it requeues itself"
@@ -33,11 +38,18 @@ def words_of(submission: Submission, job_id: str) -> str:
     if record.get("after"):
         lines += [f"  after     {', '.join(record['after'])} (once ended well: afterok)"]
     lines += [f"  left out  {done.root}: already finished" for done in submission.finished]
-    for job in plan.jobs:
-        root = job.run_dir.root
-        lines += [
-            f"  follow    launcher status {root}",
-            f"            launcher logs {root} --follow",
-            f"            launcher stop {root}",
-        ]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *_follow([job.run_dir for job in plan.jobs]), ""])
+
+
+def _follow(run_dirs: Sequence[RunDir]) -> list[str]:
+    """Return the commands that follow a run, or the tasks of an array."""
+    roots = [shlex.quote(str(run_dir.root)) for run_dir in run_dirs]
+    if len(roots) > 1:
+        tasks = [f"  task {index:<4d} {root}" for index, root in enumerate(roots)]
+        folder = shlex.quote(str(run_dirs[0].root.parent))
+        return [*tasks, f"  follow    launcher runs {folder}"]
+    return [
+        f"  follow    launcher status {roots[0]}",
+        f"            launcher logs {roots[0]} --follow",
+        f"            launcher stop {roots[0]}",
+    ]

@@ -1,0 +1,49 @@
+"""What Slurm's commands print, taken from a real one (22.05)."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.cluster.slurm import queue
+from launcher.cluster.slurm.queue import _exit_code, _is_row_of, find_jobs, hostnames
+
+
+@pytest.mark.parametrize(
+    ("array_id", "job_id", "is_it"),
+    [
+        ("42", "42", True),
+        ("42_3", "42_3", True),
+        ("42_[1-5%1]", "42_4", True),
+        ("42_[1-2,7]", "42_7", True),
+        ("42_[1-2,7]", "42_3", False),
+        ("42_[1-5]", "42", False),
+        ("4_[1-5]", "42_1", False),
+        ("42_[1,3,...]", "42_3", True),
+    ],
+)
+def test_waiting_tasks_share_a_row(array_id: str, job_id: str, is_it: bool) -> None:
+    assert _is_row_of(array_id, job_id) is is_it
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("3:0", 3), ("0:15", 143), ("768", 3), ("9", 137), ("0", 0), ("", None)]
+)
+def test_exit_codes_of_all_three_commands(text: str, code: int | None) -> None:
+    assert _exit_code(text) == code
+
+
+def test_names_without_brackets_need_no_command() -> None:
+    assert hostnames("n1") == ("n1",)
+    assert hostnames("n1,m2") == ("n1", "m2")
+    assert hostnames("(null)") == ()
+
+
+def test_without_slurm_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert not queue.has_slurm()
+    assert find_jobs(["42"]) == {}
+
+
+def test_what_is_no_number_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "has_slurm", lambda: True)
+    assert find_jobs(["--help", "4;2", ""]) == {}
