@@ -133,12 +133,11 @@ def spent(attempts: Sequence[Attempt], now: float | None = None) -> tuple[float,
 def _attempt(logs: LogDir, *, is_newest: bool, is_live: bool, finished: bool) -> Attempt:
     record = read_object(logs.attempt) or {}
     beats = [beat for path in logs.heartbeats if (beat := read_object(path)) is not None]
-    outcome, end = _outcome(logs, record)
-    if outcome == "running":
-        if is_newest and finished:
-            outcome = "finished"
-        elif not (is_newest and is_live):
-            outcome = "lost"
+    outcome, end = _outcome(logs, record, is_live=is_newest and is_live)
+    if outcome == "running" and is_newest and finished:
+        outcome = "finished"
+    elif outcome == "running" and not (is_newest and is_live):
+        outcome = "lost"
     hosts = record.get("nodes") or sorted({str(beat["host"]) for beat in beats if "host" in beat})
     return Attempt(
         number=int(logs.root.name),
@@ -159,15 +158,18 @@ def _attempt(logs: LogDir, *, is_newest: bool, is_live: bool, finished: bool) ->
     )
 
 
-def _outcome(logs: LogDir, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return how it ended by what was written, and that; `running` where nothing was."""
+def _outcome(logs: LogDir, record: dict[str, Any], *, is_live: bool) -> tuple[str, dict[str, Any]]:
+    """Return how it ended by what was written, and that; `running` where nothing was.
+
+    While somebody works on it, what single ranks say may be a consequence: the cause is awaited.
+    """
     said = str(record.get("outcome") or "running")
     if said == "finished":
         return said, {}
     for outcome, path in (("failed", logs.cause), ("stopped", logs.stopped)):
         if (end := read_object(path)) is not None:
             return outcome, end
-    failure = _first_failure(logs)
+    failure = None if is_live else _first_failure(logs)
     return (said, {}) if failure is None else ("failed", failure)
 
 

@@ -91,6 +91,7 @@ def test_a_failure_that_nobody_summed_up_is_the_earliest(run_dir: RunDir) -> Non
     for rank, moment, kind in ((0, 20.0, "lost peer"), (1, 10.0, "non-finite")):
         failure = {"time": moment, "rank": rank, "host": "n1", "class": kind, "message": kind}
         logs.failure(rank).write_text(json.dumps(failure))
+    assert only(run_dir, is_live=True).outcome == "running"  # the cause is still being looked for
     found = only(run_dir)
     assert (found.outcome, found.rank, found.category) == ("failed", 1, "non-finite")
 
