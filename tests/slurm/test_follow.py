@@ -128,6 +128,8 @@ def test_a_job_without_ranks_is_cancelled(slurm: SlurmCluster, run_dir: RunDir) 
 def test_requeued_then_running_again(slurm: SlurmCluster, run_dir: RunDir) -> None:
     job_id, _ = submit(slurm, run_dir, "sleep 600", "-w", "n2")
     slurm.wait_for_state(job_id, "RUNNING")
+    # A requeue that overtakes the start would have Slurm revoke the next one's credential.
+    slurm.wait_for(lambda: bool(slurm.processes("n2")), 30, "the job's processes")
     logs = write_attempt(run_dir, 1, outcome="stopped", hours=1, job_id=job_id)
     logs.stopped.write_text(json.dumps({"step": 4, "reason": "time limit"}))
     slurm.run("scontrol", "requeue", job_id)
