@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.cluster.node.agent import grace_seconds
+from launcher.cluster.outcome import say
 from launcher.cluster.slurm.chain import Chain, plan_chain
-from launcher.cluster.slurm.commands import has_slurm
+from launcher.cluster.slurm.commands import SlurmError, has_slurm
 from launcher.cluster.slurm.job_folder import next_job
 from launcher.cluster.slurm.limits import Associations, associations, features, partitions
 from launcher.cluster.slurm.options import Cluster, Wanted, check_settings
@@ -65,11 +66,16 @@ class Submission:
     """Runs of the sweep that have nothing left to do; they are left out."""
 
 
-def plan_submission(request: Request, rules: Sequence[KeyedRule] = ()) -> Submission | RunDir:
+def plan_submission(
+    request: Request, rules: Sequence[KeyedRule] = (), *, needs_slurm: bool = True
+) -> Submission | RunDir:
     """Return what would be submitted; a run folder where the run is already finished.
+
+    Without `needs_slurm` a Slurm that doesn't answer is said, and nothing is checked against it.
 
     Raises:
         InputError: recipe, site file or what Slurm has don't fit; with every problem found.
+        SlurmError: it is needed and doesn't answer.
     """
     runs = _resolve_all(request, rules)
     site = load_site(request.site)
@@ -80,7 +86,7 @@ def plan_submission(request: Request, rules: Sequence[KeyedRule] = ()) -> Submis
     if not runs:
         return _absolute(finished[0])
     wanted = Wanted(runs[0], site)
-    cluster = _ask_slurm()
+    cluster = _ask_slurm(must_answer=needs_slurm)
     chosen = cluster.chosen(wanted) if cluster else []
     if cluster is not None:
         problems += check_settings(wanted, cluster)
@@ -139,12 +145,18 @@ def _grace_seconds(run: ResolvedRun) -> int:
     return max(grace_seconds(run_folder(run)), int(asked))
 
 
-def _ask_slurm() -> Cluster | None:
+def _ask_slurm(*, must_answer: bool) -> Cluster | None:
     """Return what Slurm has; None without a Slurm here: a script can still be printed."""
     if not has_slurm():
         return None
-    found: Associations = associations()
-    return Cluster(partitions(), found, features())
+    try:
+        found: Associations = associations()
+        return Cluster(partitions(), found, features())
+    except SlurmError as error:
+        if must_answer:
+            raise
+        say(f"not checked against Slurm: {error}")
+        return None
 
 
 def _bad_job_id(job_id: str) -> list[Problem]:

@@ -41,7 +41,7 @@ def submit(request: Request, *, dry_run: bool, rules: Sequence[KeyedRule] = ()) 
         InputError: something that the user asked for can't be; nothing has been written then.
         SlurmError: Slurm refused the job; nothing is left of it.
     """
-    submission = plan_submission(request, rules)
+    submission = plan_submission(request, rules, needs_slurm=not dry_run)
     if isinstance(submission, RunDir):
         print_summary(submission, already=True)
         return 0
