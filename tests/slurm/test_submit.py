@@ -365,7 +365,7 @@ def test_three_attempts_without_progress_end_the_chain(
         slurm.wait_for(lambda n=restarts: slurm.job(job_id)["Restarts"] == n, 30, "the requeue")
         slurm.start_now(job_id)
     assert slurm.wait_for_end(job_id) == "FAILED"
-    assert [record["requeued"] for record in ended(job)] == [True, True, False]
+    assert [record["requeued"] for record in ended(job)] == [True, True, False], slurm.log()
     assert "3 attempts in a row brought no new checkpoint" in ended(job)[-1]["why"]
     assert find_jobs([job_id])[job_id].exit_code == 75
 

@@ -26,6 +26,7 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "sque
 SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
+REVOKED_SECONDS = 2.0
 END_STATES = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
@@ -69,7 +70,7 @@ class SlurmCluster:
         self.requeue_seconds = requeue_seconds
         """How long a requeued job is held (see `start_now`): the lifetime of a credential.
 
-        Slurm has 120 s; with 10 s, a job that a loaded machine starts late fails without a word.
+        Slurm has 120 s; it has to be longer than a loaded machine takes to start a job.
         """
         self.kill_wait_seconds = kill_wait_seconds
         self.slurmd_timeout_seconds = slurmd_timeout_seconds
@@ -174,12 +175,12 @@ class SlurmCluster:
         return self.wait_for_state(job_id, *END_STATES, seconds=seconds)
 
     def start_now(self, job_id: str, seconds: float = 60.0) -> None:
-        """Shorten the time that a requeued job is held, once nothing is left of its last start.
-
-        What the old batch step still has to report would end the new one: the hold is there for it.
-        """
+        """Shorten the time that a requeued job is held, once nothing is left of its last start."""
         self.wait_for_state(job_id, "PENDING", "RUNNING", seconds=seconds)
         self.wait_for(lambda: not self.last_words(job_id), seconds, "the last start to end")
+        # A node refuses credentials made in the second in which it revoked the last start's ("Job
+        # credential revoked", and the job fails without a word): the hold is there for that.
+        time.sleep(REVOKED_SECONDS)
         self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
 
     def cancel_all(self) -> None:
