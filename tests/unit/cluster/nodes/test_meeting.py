@@ -138,7 +138,7 @@ def test_a_taken_port_is_passed_over_by_both_sides(placement: Placement) -> None
     """What listens at the first port never says a word; another launch would have another key."""
     with socket.create_server(("", placement.port)):
         reception = Reception(replace(placement, node_rank=0))
-        assert reception.port == placement.port + 1
+        assert reception.port in placement.ports[1:]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lines_module, "STALL_SECONDS", 1)
             member = join(placement, 10, never)
