@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.slurm_cluster import SlurmCluster
 
 from launcher.run_dir import RunDir
 from tests.support.launches import LAUNCHER, compact
+from tests.support.slurm_cluster import SlurmCluster
 from tests.support.training import base_recipe, events, records, run_folder, write_recipe
 
 
