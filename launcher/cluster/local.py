@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cluster.attempts import Launch, carry, monotonic_deadline
+from launcher.cluster.launch import Launch, carry, monotonic_deadline
 from launcher.cluster.node.agent import (
     Meeting,
     environment_for,

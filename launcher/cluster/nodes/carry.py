@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.cluster.attempts import (
+from launcher.cluster.launch import (
     Attempt,
     Carrier,
     Launch,

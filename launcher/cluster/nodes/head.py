@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from launcher.cluster.attempts import Launch
+from launcher.cluster.launch import Launch
 from launcher.cluster.node.agent import Meeting, free_port
 from launcher.cluster.node.supervise import Leave
 from launcher.cluster.nodes.facts import Inquiry, gather

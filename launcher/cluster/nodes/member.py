@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.cluster.attempts import Launch, close_attempt
+from launcher.cluster.launch import Launch, close_attempt
 from launcher.cluster.node.agent import Meeting
 from launcher.cluster.node.supervise import Leave
 from launcher.cluster.nodes.facts import Inquiry, gather

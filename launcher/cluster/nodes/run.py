@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cluster.attempts import Carrier
+from launcher.cluster.launch import Carrier
 from launcher.cluster.local import resolve_launch
 from launcher.cluster.node.devices import require_this_node, visible_gpus
 from launcher.cluster.nodes.carry import carry_nodes, send_regrets

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.cluster.attempts import Carrier
+from launcher.cluster.launch import Carrier
 from launcher.cluster.node.devices import require_this_node, visible_gpus
 from launcher.cluster.nodes.carry import carry_nodes, send_regrets
 from launcher.cluster.nodes.meeting import MEETING_SECONDS

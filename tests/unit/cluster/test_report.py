@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cluster.attempts import Attempt, close_attempt
+from launcher.cluster.launch import Attempt, close_attempt
 from launcher.cluster.node.watchdog import Seen, judge
 from launcher.cluster.outcome import Cause
 from launcher.cluster.report import NodeReport, merge
