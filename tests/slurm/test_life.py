@@ -105,9 +105,9 @@ def test_two_nodes_train_the_model_of_one(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-MAX_STEPS = 40
-INTERVAL = 10
-LONG_STEPS = 400
+MAX_STEPS = 200
+INTERVAL = MAX_STEPS // 4
+LONG_STEPS = 1500
 """More than a job gets through before Slurm's warning."""
 
 
@@ -121,16 +121,23 @@ def life_recipe(folder: Path, model: Path, topics: Path, max_steps: int) -> dict
         run={"name": "life"},
         data={"validation": [{"path": str(topics / "validation.jsonl")}]},
         train={"max_steps": max_steps, "micro_batch_size": 2, "learning_rate": 1.0e-3},
-        evaluate={"every_steps": INTERVAL, "micro_batch_size": 8},
-        checkpoint={"every_steps": INTERVAL},
+        evaluate={"every_steps": max_steps // 4, "micro_batch_size": 8},
+        checkpoint={"every_steps": max_steps // 4},
         logging={"wandb": {"project": "tests", "mode": "offline"}},
         cluster={"num_nodes": 2, "cpu_ranks": 2},
     )
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path) -> dict[str, Any]:
-    return life_recipe(tmp_path, tiny_bert_dir, small_topics, MAX_STEPS)
+def recipe_of(
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
+) -> Callable[[int], dict[str, Any]]:
+    return functools.partial(life_recipe, tmp_path, tiny_bert_dir, small_topics)
+
+
+@pytest.fixture
+def recipe(recipe_of: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    return recipe_of(MAX_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -187,14 +194,14 @@ def test_a_job_that_is_ended_resumes_by_itself(
     way: Callable[[SubmittedRun], None],
     slurm: SlurmCluster,
     tmp_path: Path,
-    recipe: dict[str, Any],
+    recipe_of: Callable[[int], dict[str, Any]],
     uninterrupted: Callable[[int], RunDir],
 ) -> None:
+    recipe = recipe_of(LONG_STEPS if way is by_time_limit else MAX_STEPS)
     if way is by_time_limit:
         recipe["cluster"]["time"] = "4"
-        recipe["train"]["max_steps"] = LONG_STEPS
     job = SubmittedRun(slurm, tmp_path, recipe)
-    job.wait_for_step(5)
+    job.wait_for_step(INTERVAL + 2)
     way(job)
     job.wait_for_requeue()
     if way is by_time_limit:  # the next job of the chain is as short: it need not be seen through
