@@ -7,12 +7,16 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOPPED = ("T", "t")
 """States of a process that a signal or a debugger holds."""
+HEARING_SECONDS = 0.2
+"""A signal is heard at once; this is how long it takes to end hearing."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,35 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel was told
         os._exit(1)
+
+
+def hear(number: signal.Signals, action: Callable[[], None]) -> Callable[[], None]:
+    """Call `action` in a thread when this process gets a signal; return what ends that.
+
+    The signal is blocked in this thread, and so in every thread and process that is started from
+    it: none of them is killed by it, as a compiler or a service would be, which start with the
+    default action for a signal that is handled here. Slurm sends a job's warning to every process
+    of a step. A handler for the signal, for threads that were there before, is the caller's.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.is_set():
+            if signal.sigtimedwait({number}, HEARING_SECONDS) is not None:
+                action()
+
+    thread = threading.Thread(target=listen, name=number.name, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join()
+        while signal.sigtimedwait({number}, 0) is not None:
+            action()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return end
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from enum import Enum
 from types import FrameType
+
+from launcher.process import hear
 
 
 class StopReason(Enum):
@@ -50,8 +53,12 @@ class StopFlag:
         return self._reasons[0] if self._reasons else None
 
 
-def install_signal_handlers(flag: StopFlag) -> None:
-    """Let SIGTERM, SIGUSR1 and SIGINT ask for a stop and do nothing else, however often."""
+def install_signal_handlers(flag: StopFlag) -> Callable[[], None]:
+    """Let SIGTERM, SIGUSR1 and SIGINT ask for a stop and do nothing else, however often.
+
+    SIGUSR1, Slurm's warning, is kept from what this process starts: see `hear`, of which the end is
+    returned.
+    """
     reasons = {
         signal.SIGTERM: StopReason.SIGNAL,
         signal.SIGUSR1: StopReason.SIGNAL,
@@ -63,3 +70,4 @@ def install_signal_handlers(flag: StopFlag) -> None:
 
     for number in reasons:
         signal.signal(number, ask)
+    return hear(signal.SIGUSR1, lambda: flag.ask(StopReason.SIGNAL))

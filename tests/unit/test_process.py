@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.process import Process, children_of
+from launcher.process import Process, children_of, hear
 
 WAITING = [sys.executable, "-c", "print(flush=True); import time; time.sleep(600)"]
 TIED = """
@@ -95,3 +95,25 @@ def start_tied(offset: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", TIED.format(offset=offset)], stdout=subprocess.PIPE, cwd=root
     )
+
+
+def test_a_signal_is_heard_and_kills_nothing_that_was_started() -> None:
+    """Slurm's warning reaches every process of a step: the compiler that a rank runs, too."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    end = hear(signal.SIGUSR1, lambda: heard.append(1))
+    try:
+        with subprocess.Popen(WAITING, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            for pid in (os.getpid(), child.pid):
+                os.kill(pid, signal.SIGUSR1)
+            wait_for(lambda: heard == [1])
+            time.sleep(0.2)
+            assert child.poll() is None
+            child.kill()
+    finally:
+        end()
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [1]
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

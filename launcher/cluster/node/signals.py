@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+from launcher.process import hear
 
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
@@ -13,11 +16,13 @@ class StopSignals:
     """While entered, signals that ask for a stop set a value and do nothing else.
 
     A signal that this process was started to ignore (nohup, a job in the background) stays so.
+    SIGUSR1, Slurm's warning, is kept from what is started meanwhile: see `hear`.
     """
 
     def __init__(self) -> None:
         self._asked: list[signal.Signals] = []
         self._before: dict[signal.Signals, Any] = {}
+        self._end_hearing: Callable[[], None] | None = None
 
     @property
     def asked(self) -> signal.Signals | None:
@@ -33,6 +38,10 @@ class StopSignals:
         for number in ASKING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
+        if signal.SIGUSR1 in self._before:
+            self._end_hearing = hear(
+                signal.SIGUSR1, lambda: self._asked.append(signal.Signals.SIGUSR1)
+            )
         return self
 
     def __exit__(
@@ -41,6 +50,8 @@ class StopSignals:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        if self._end_hearing is not None:
+            self._end_hearing()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

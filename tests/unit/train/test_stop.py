@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,8 +20,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 def flag() -> Iterator[StopFlag]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     found = StopFlag()
-    install_signal_handlers(found)
+    end_hearing = install_signal_handlers(found)
     yield found
+    end_hearing()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -36,6 +38,9 @@ def flag() -> Iterator[StopFlag]:
 def test_a_signal_asks(flag: StopFlag, number: int, reason: StopReason) -> None:
     assert flag.reason is None
     os.kill(os.getpid(), number)
+    deadline = time.monotonic() + 10
+    while flag.reason is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert flag.reason is reason
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from launcher.cluster.node.signals import StopSignals
 
@@ -11,7 +12,11 @@ from launcher.cluster.node.signals import StopSignals
 def test_the_first_signal_counts() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as signals:
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        deadline = time.monotonic() + 10
+        while signals.asked is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
         assert signals.asked is signals.for_ranks is signal.SIGUSR1
     assert signal.getsignal(signal.SIGTERM) is before
