@@ -107,7 +107,7 @@ def test_two_nodes_train_the_model_of_one(
 
 MAX_STEPS = 200
 INTERVAL = MAX_STEPS // 4
-LONG_STEPS = 1500
+LONG_STEPS = 1000
 """More than a job gets through before Slurm's warning."""
 
 

@@ -64,9 +64,7 @@ class SubmittedRun:
             if self.num_requeues >= count and self.slurm.state(self.job_id) == "RUNNING":
                 return True
             if self.slurm.state(self.job_id) == "PENDING":
-                self.slurm.run(
-                    "scontrol", "update", f"JobId={self.job_id}", "StartTime=now", check=False
-                )
+                self.slurm.start_now(self.job_id)
             return False
 
         self.wait_for(runs_again, "requeue")
@@ -85,7 +83,5 @@ class SubmittedRun:
     def _has_ended(self) -> bool:
         state = self.slurm.state(self.job_id)
         if state == "PENDING":
-            self.slurm.run(
-                "scontrol", "update", f"JobId={self.job_id}", "StartTime=now", check=False
-            )
+            self.slurm.start_now(self.job_id)
         return state in END_STATES
