@@ -225,7 +225,7 @@ def test_a_lost_node_is_named_and_the_job_resumes_on_others(
     slurm.kill_node(node)
     lost_at = time.monotonic()
     try:
-        job.wait_for(lambda: slurm.state(job.job_id) != "RUNNING", "end of the attempt")
+        job.wait_for(job.run_dir.launches[0].cause.exists, "cause")
         assert time.monotonic() - lost_at <= NODE_LOSS_SECONDS
         cause = json.loads(job.run_dir.launches[0].cause.read_text())
         assert cause["nodes"] == [node]

@@ -45,7 +45,11 @@ class Member:
     def told_to_leave(self) -> Leave | None:
         """Return why the ranks of this node shall end; None as long as they shall not."""
         self._hear()
-        return Leave.FAILED if self._head_lost is not None else self._leaves.get(self._attempt)
+        if self._head_lost is None:
+            return self._leaves.get(self._attempt)
+        # Before the ranks have ended: Slurm may end all of this first, the batch script being gone.
+        self._write_cause(self._head_lost)
+        return Leave.FAILED
 
     def tell(self, leave: Leave) -> None:
         """Let the head know that the ranks of this node are ending."""
@@ -133,17 +137,27 @@ class Member:
     def _end_without_head(self) -> int:
         """Say that the head is lost, and write it down, since the head can't."""
         assert self._head_lost is not None
-        lost = self._head_lost
-        own = f"node {self._launch.share.node_rank} ({host_name()})"
-        text = f"the head, {lost}. The ranks of {own} were ended. {RESUME}"
-        say(text)
+        say(self._without_head(self._head_lost))
+        self._write_cause(self._head_lost)
         if self._logs is not None:
-            cause = Cause(
-                text, category="node", nodes=(lost.host,), kind="Node lost", host=lost.host
-            )
-            cause.write(self._logs)
             close_attempt(self._logs, EXIT_FAILED, "failed")
         return EXIT_FAILED
+
+    def _without_head(self, lost: Lost) -> str:
+        own = f"node {self._launch.share.node_rank} ({host_name()})"
+        return f"the head, {lost}. The ranks of {own} are ended. {RESUME}"
+
+    def _write_cause(self, lost: Lost) -> None:
+        if self._logs is None or self._logs.cause.exists():
+            return
+        cause = Cause(
+            self._without_head(lost),
+            category="node",
+            nodes=(lost.host,),
+            kind="Node lost",
+            host=lost.host,
+        )
+        cause.write(self._logs)
 
 
 def refuse(placement: Placement, lines: Lines, error: InputError) -> int:
