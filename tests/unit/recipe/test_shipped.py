@@ -20,7 +20,7 @@ def test_the_recipes_for_large_models_ship() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_opens_with_its_command_and_its_hardware(name: str) -> None:
     first, second, third = (shipped_folder("recipes") / f"{name}.yaml").read_text().split("\n")[:3]
-    assert first.startswith(("# launcher run ", "# accelerate launch "))
+    assert first.startswith(("# launcher run ", "# launcher submit "))
     assert f"recipes/{name}.yaml" in first
     assert second.startswith("# ")
     assert any(unit in second for unit in ("minute", "hour"))
