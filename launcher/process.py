@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOPPED = ("T", "t")
 """States of a process that a signal or a debugger holds."""
-HEARING_SECONDS = 0.2
-"""A signal is heard at once; this is how long it takes to end hearing."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,23 @@ def hear(number: signal.Signals, action: Callable[[], None]) -> Callable[[], Non
     ended = threading.Event()
 
     def listen() -> None:
-        while not ended.is_set():
-            if signal.sigtimedwait({number}, HEARING_SECONDS) is not None:
-                action()
+        # Not sigtimedwait: when a process is suspended past its timeout and goes on, CPython
+        # returns a signal that nobody sent.
+        while True:
+            info = signal.sigwaitinfo({number})
+            if ended.is_set() and info.si_pid == os.getpid():
+                return
+            action()
 
     thread = threading.Thread(target=listen, name=number.name, daemon=True)
     thread.start()
 
     def end() -> None:
         ended.set()
+        signal.pthread_kill(cast(int, thread.ident), number)
         thread.join()
-        while signal.sigtimedwait({number}, 0) is not None:
+        while number in signal.sigpending():
+            signal.sigwait({number})
             action()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

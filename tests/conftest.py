@@ -31,6 +31,9 @@ for _name in [name for name in os.environ if name.startswith(("WANDB_", "ACCELER
 
 import pytest
 
+# What these assert is shown in full, as of the tests themselves.
+pytest.register_assert_rewrite("tests.faults", "tests.support")
+
 from quickstart import assets
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -241,7 +241,7 @@ def slow_rank(bench: Bench, setting: Setting, folder: Path) -> str:
 
     done = attempt(recipe, folder, meanwhile=crawl)
     assert done.statuses == [EXIT_STOPPED] * 2, done.text
-    assert _slow_ranks(run_dir) == [1]
+    assert _slow_ranks(run_dir) == [1], done.text
     return "warned of, not killed"
 
 

@@ -117,3 +117,30 @@ def test_a_signal_is_heard_and_kills_nothing_that_was_started() -> None:
         signal.signal(signal.SIGUSR1, before)
     assert heard == [1]
     assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+HEARING = """
+import signal, sys, time
+from launcher.process import hear
+end = hear(signal.SIGUSR1, lambda: print("heard", flush=True))
+print("ready", flush=True)
+sys.stdin.readline()
+end()
+print("end", flush=True)
+"""
+
+
+def test_a_process_that_is_suspended_and_goes_on_hears_no_signal_that_nobody_sent() -> None:
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", HEARING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        for _ in range(3):
+            os.kill(child.pid, signal.SIGSTOP)
+            time.sleep(0.5)
+            os.kill(child.pid, signal.SIGCONT)
+        os.kill(child.pid, signal.SIGUSR1)
+        assert child.stdout.readline() == b"heard\n"
+        assert child.communicate(b"\n")[0] == b"end\n"
