@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
+
+from launcher.cluster.slurm.host_list import hostnames
 from tests.support.slurm_cluster import SlurmCluster
 
 
@@ -42,3 +45,19 @@ def test_a_requeued_job_starts_again(slurm: SlurmCluster) -> None:
         60,
         "the second start",
     )
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "n1",
+        "m2,n1",
+        "n[3,1-2]",
+        "gpu-a[008-011,100],login",
+        "rack[1-2]-node[01-03]",
+        "a[9-11],c.cluster.example,b[0-1]",
+    ],
+)
+def test_lists_of_nodes_are_read_as_slurm_reads_them(slurm: SlurmCluster, nodes: str) -> None:
+    shown = slurm.run("scontrol", "show", "hostnames", nodes).split()
+    assert list(hostnames(nodes)) == shown

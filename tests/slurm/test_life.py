@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from launcher.cluster.restarts import newest_step
 from launcher.run_dir import RunDir
 from tests.faults.setting import assert_same_run, resumed_from
 from tests.support.jobs import SubmittedRun
@@ -221,6 +222,8 @@ def test_a_lost_node_is_named_and_the_job_resumes_on_others(
 ) -> None:
     job = SubmittedRun(slurm, tmp_path, recipe)
     job.wait_for_step(INTERVAL + 2)
+    # Written behind training: the nodes are not killed before there is something to resume from.
+    job.wait_for(lambda: newest_step(job.run_dir) >= INTERVAL, "checkpoint")
     assert json.loads(job.run_dir.launches[-1].attempt.read_text())["nodes"] == ["n1", "n2"]
     slurm.kill_node(node)
     lost_at = time.monotonic()
@@ -230,6 +233,8 @@ def test_a_lost_node_is_named_and_the_job_resumes_on_others(
         cause = json.loads(job.run_dir.launches[0].cause.read_text())
         assert cause["nodes"] == [node]
         assert node in cause["message"]
+        job.wait_for(lambda: slurm.state(job.job_id) != "RUNNING", "end of the first start")
+        assert time.monotonic() - lost_at <= NODE_LOSS_SECONDS
         job.wait_for_requeue()
         job.finish_over_requeues()
     finally:

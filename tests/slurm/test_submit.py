@@ -388,10 +388,7 @@ def test_what_sbatch_refuses_leaves_nothing(project: MakeProject, slurm: SlurmCl
 
 
 def test_python_of_the_tests_is_the_one_of_the_job(project: MakeProject) -> None:
-    assert (
-        f"{sys.executable} -m launcher.cluster.slurm.after_step"
-        in project().ask("--dry-run").stdout
-    )
+    assert f"{sys.executable} -m launcher.cluster.slurm.step" in project().ask("--dry-run").stdout
 
 
 def test_the_warning_before_the_time_limit_reaches_the_step(

@@ -1,23 +1,16 @@
-"""Runs in the batch script once the step has ended: writes down how, requeues the job or not.
-
-`python -m launcher.cluster.slurm.after_step JOB_FOLDER EXIT_CODE`
-"""
+"""What becomes of a job once its step has ended: written down, requeued or not."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from launcher.cluster.outcome import say
 from launcher.cluster.restarts import newest_step
 from launcher.cluster.slurm.commands import SlurmError, ask, ask_or_empty, fields_of
-from launcher.cluster.slurm.queue import hostnames
+from launcher.cluster.slurm.host_list import hostnames
 from launcher.cluster.slurm.requeue import (
     Decision,
     Ended,
@@ -33,8 +26,7 @@ from launcher.run_dir import JobDir, LogDir
 def after_step(job: JobDir, job_id: str, restart_count: int, srun_code: int) -> int:
     """Decide, write it down, and do it; return the exit code of the job.
 
-    A job that is requeued is sent SIGTERM at once, this process too: it has to be ignored until
-    the nodes to avoid are written.
+    A job that is requeued is sent SIGTERM at once: the caller has to ignore it.
     """
     logs = attempt_of(job.run_dir.launches, job_id, restart_count)
     shown = fields_of(ask_or_empty("scontrol", "show", "job", "--oneliner", job_id))
@@ -106,19 +98,3 @@ def _write(
 
 def _avoiding(decision: Decision) -> str:
     return f", avoiding {', '.join(decision.exclude)}" if decision.exclude else ""
-
-
-def main() -> int:
-    """Read the command line and the variables that Slurm gives a batch script."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job_folder", type=Path)
-    parser.add_argument("exit_code", type=int)
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    restart_count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    job = JobDir(arguments.job_folder)
-    return after_step(job, os.environ["SLURM_JOB_ID"], restart_count, arguments.exit_code)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,6 @@ import argparse
 import os
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,8 @@ from launcher.cluster.node.devices import require_this_node, visible_gpus
 from launcher.cluster.nodes.carry import carry_nodes, send_regrets
 from launcher.cluster.nodes.meeting import MEETING_SECONDS
 from launcher.cluster.nodes.placement import Placement, port_for, require_head
+from launcher.cluster.slurm.commands import ask_or_empty
+from launcher.cluster.slurm.host_list import hostnames
 from launcher.errors import InputError, LauncherError, Problem
 from launcher.files import read_object
 from launcher.recipe.consent import Consent
@@ -73,7 +74,7 @@ def placement_from(environ: Mapping[str, str], job_folder: Path) -> Placement:
         raise InputError(
             Problem("srun", "--ntasks-per-node", message, "Write --ntasks-per-node=1.")
         )
-    hosts = _host_names(environ["SLURM_STEP_NODELIST"])
+    hosts = hostnames(environ["SLURM_STEP_NODELIST"])
     return Placement(
         num_nodes=num_nodes,
         node_rank=int(environ["SLURM_NODEID"]),
@@ -86,16 +87,6 @@ def placement_from(environ: Mapping[str, str], job_folder: Path) -> Placement:
     )
 
 
-def _host_names(node_list: str) -> tuple[str, ...]:
-    """Return the names in a list such as n[1-4], in order of node rank.
-
-    https://slurm.schedmd.com/scontrol.html#OPT_hostnames
-    """
-    command = ["scontrol", "show", "hostnames", node_list]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return tuple(done.stdout.split())
-
-
 def _address_of(host: str) -> str:
     """Return a name of a node that resolves: its own, else the one that Slurm itself uses.
 
@@ -104,9 +95,7 @@ def _address_of(host: str) -> str:
     try:
         socket.getaddrinfo(host, None)
     except OSError:
-        command = ["scontrol", "show", "node", host]
-        done = subprocess.run(command, capture_output=True, text=True)
-        found = re.search(r"\bNodeAddr=(\S+)", done.stdout)
+        found = re.search(r"\bNodeAddr=(\S+)", ask_or_empty("scontrol", "show", "node", host))
         return found[1] if found else host
     return host
 

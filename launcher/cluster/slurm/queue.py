@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from launcher.cluster.slurm.commands import ask_or_empty, fields_of, has_slurm
 from launcher.cluster.slurm.durations import seconds_of
+from launcher.cluster.slurm.host_list import hostnames
 
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -64,15 +65,6 @@ def find_jobs(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
         if missing:
             found |= look(missing)
     return found
-
-
-def hostnames(nodes: str) -> tuple[str, ...]:
-    """Return the names in one of Slurm's node lists, `n[1-4]`; none where none are given."""
-    if nodes in ("", "(null)", "None", "None assigned", "N/A"):
-        return ()
-    if "[" not in nodes:
-        return tuple(nodes.split(","))
-    return tuple(ask_or_empty("scontrol", "show", "hostnames", nodes).split()) or (nodes,)
 
 
 def _squeue(job_ids: Sequence[str]) -> dict[str, QueuedJob]:

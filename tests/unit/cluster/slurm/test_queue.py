@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.cluster.slurm import queue
-from launcher.cluster.slurm.queue import _exit_code, _is_row_of, find_jobs, hostnames
+from launcher.cluster.slurm.queue import _exit_code, _is_row_of, find_jobs
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,6 @@ def test_waiting_tasks_share_a_row(array_id: str, job_id: str, is_it: bool) -> N
 )
 def test_exit_codes_of_all_three_commands(text: str, code: int | None) -> None:
     assert _exit_code(text) == code
-
-
-def test_names_without_brackets_need_no_command() -> None:
-    assert hostnames("n1") == ("n1",)
-    assert hostnames("n1,m2") == ("n1", "m2")
-    assert hostnames("(null)") == ()
 
 
 def test_without_slurm_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_pyxis(wanted: MakeWanted) -> None:
     assert "  '--container-image=nvcr.io#nvidia/pytorch:25.06' \\\n" in script
     assert "/project:/project,/project/runs/my run 0:/project/runs/my run 0,/data" in script
     assert "  python3 -m launcher.cluster.slurm.node_entry" in script
-    assert "\n/env/bin/python -m launcher.cluster.slurm.after_step" in script
+    assert "\nstep=(/env/bin/python -m launcher.cluster.slurm.step" in script
 
 
 def test_apptainer(wanted: MakeWanted) -> None:
