@@ -219,6 +219,11 @@ class RunDir:
         return self.root / "lock.json"
 
     @property
+    def submit_lock(self) -> Path:
+        """JSON of the process that submits this run; its job may take `lock` before that ends."""
+        return self.root / "submit-lock.json"
+
+    @property
     def meeting_key(self) -> Path:
         """What the nodes of a launch prove to each other that they know; its owner's alone."""
         return self.root / "meeting.key"

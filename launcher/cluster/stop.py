@@ -11,9 +11,9 @@ from pathlib import Path
 from launcher.cluster.follow.facts import RunState
 from launcher.cluster.follow.judge import ACTIVE, WAITING
 from launcher.cluster.follow.read import Queue, find_run, read_state
-from launcher.cluster.slurm.commands import ask
+from launcher.cluster.slurm.commands import ask, ask_or_empty
 from launcher.errors import InputError, Problem
-from launcher.files import replace_text
+from launcher.files import read_object, replace_text
 from launcher.lock import Holder
 from launcher.process import Process
 from launcher.run_dir import RunDir
@@ -37,6 +37,7 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
     if job is not None and job.state in (*WAITING, *ACTIVE) and state.state != "finished":
         # Between two steps of a running job, and before the first, there is nothing to save.
         ask("scancel", job.job_id)
+        _cancel_preparation(state.run_dir)
         return f"cancelled: job {job.job_id} ({job.state}) of {state.name}; no rank was running"
     raise InputError(
         Problem(
@@ -48,6 +49,14 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
             else "`launcher run` or `launcher submit` starts or resumes it.",
         )
     )
+
+
+def _cancel_preparation(run_dir: RunDir) -> None:
+    """Cancel the job that prepares the data for the newest job, unless others of an array wait."""
+    record = read_object(run_dir.job_dirs[-1].record) or {}
+    preparing = record.get("prepared_by")
+    if preparing and not record.get("array"):
+        ask_or_empty("scancel", str(preparing))  # it may have ended
 
 
 def _ask(state: RunState, holder: Holder, *, now: bool) -> str:

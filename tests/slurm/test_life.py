@@ -201,6 +201,7 @@ def test_a_job_that_is_ended_resumes_by_itself(
     recipe = recipe_of(LONG_STEPS if way is by_time_limit else MAX_STEPS)
     if way is by_time_limit:
         recipe["cluster"]["time"] = "4"
+        recipe["run"]["grace_seconds"] = 170  # warned as early as may be: no need to wait longer
     job = SubmittedRun(slurm, tmp_path, recipe)
     job.wait_for_step(INTERVAL + 2)
     way(job)

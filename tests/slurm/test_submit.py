@@ -240,6 +240,18 @@ def test_data_prepared_in_a_job_before(project: MakeProject, slurm: SlurmCluster
     assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
 
 
+def test_a_stop_cancels_the_job_that_prepares_too(
+    project: MakeProject, slurm: SlurmCluster
+) -> None:
+    here = project(HOSTILE, site="setup: ['while ! test -e go; do sleep 0.1; done']\n")
+    job_id, job = here.submit("--prepare-on", "cpu")
+    preparing = json.loads(job.record.read_text())["prepared_by"]
+    slurm.wait_for_state(preparing, "RUNNING")
+    done = subprocess.run([LAUNCHER, "stop", here.run_dir.root], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [slurm.wait_for_end(number) for number in (job_id, preparing)] == ["CANCELLED"] * 2
+
+
 def test_bad_data_end_both_jobs(project: MakeProject, slurm: SlurmCluster) -> None:
     here = project(data={"columns": {"text": "no_such_column"}})
     job_id, job = here.submit("--prepare-on", "cpu")
@@ -378,6 +390,33 @@ def test_a_code_error_is_not_tried_again(project: MakeProject, slurm: SlurmClust
     assert ended(job)[0]["why"] == "code: another attempt would meet it again"
 
 
+def test_of_two_submits_at_one_moment_one_gets_through(
+    project: MakeProject, slurm: SlurmCluster
+) -> None:
+    here = project()
+    here.act("import time; time.sleep(600)")
+    command = [LAUNCHER, "submit", here.recipe.name]
+    both = [
+        subprocess.Popen(command, cwd=here.folder, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [one.communicate(timeout=120)[1] for one in both]
+    assert sorted(one.returncode for one in both) == [0, 2], errors
+    refused = errors[0] + errors[1]
+    assert "is held by `launcher submit`" in refused or "of this run is" in refused
+    assert len(here.run_dir.job_dirs) == 1
+
+
+def test_recipe_and_site_file_are_told_of_at_once(
+    project: MakeProject, slurm: SlurmCluster
+) -> None:
+    here = project(site="acount: lab\n")
+    refused = here.ask("--after", "yesterday", "--set", "train.max_stepz=3")
+    assert refused.returncode == 2
+    for word in ("acount", "yesterday", "max_stepz"):
+        assert word in refused.stderr, refused.stderr
+
+
 def test_what_sbatch_refuses_leaves_nothing(project: MakeProject, slurm: SlurmCluster) -> None:
     here = project(site="options: ['--gres=nothing:9']\n")
     refused = here.ask()
@@ -403,9 +442,9 @@ def test_the_warning_before_the_time_limit_reaches_the_step(
         "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
         "sys.exit(0 if restart else 75)\n"
     )
-    job_id, job = here.submit("--time", "4")
+    job_id, job = here.submit("--time", "4", "--set", "run.grace_seconds=170")
     script = job.script.read_text()
-    assert "#SBATCH --signal=USR1@180\n" in script
+    assert "#SBATCH --signal=USR1@170\n" in script
     slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 180, "the requeue")
     slurm.start_now(job_id)
     assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()

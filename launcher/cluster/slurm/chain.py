@@ -12,6 +12,9 @@ from launcher.cluster.slurm.options import Wanted
 from launcher.errors import Problem
 from launcher.recipe.tree import DEFAULT
 
+EARLY_SECONDS = 60
+"""Slurm may send the warning as much before the time it was asked for (man sbatch, --signal)."""
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -45,10 +48,12 @@ def plan_chain(
         chain = Chain(None, limit, 1, f"no cluster.time: {known}{length}")
     else:
         chain = _chain(time, most, names, lead_seconds)
-    if chain.limit_seconds is not None and chain.limit_seconds <= lead_seconds:
+    earliest = lead_seconds + EARLY_SECONDS
+    if chain.limit_seconds is not None and chain.limit_seconds <= earliest:
         message = (
             f"a job of {duration(chain.limit_seconds)} is not longer than the warning before its"
-            f" end: {lead_seconds} s, in which the run has to finish a step and save."
+            f" end: {lead_seconds} s, in which the run has to finish a step and save, and up to"
+            f" {EARLY_SECONDS} s by which Slurm may be early."
         )
         place = wanted.resolved.origins.get("cluster.time", DEFAULT)
         return Problem(place, "cluster.time", message, "Ask for more time, or another partition.")
@@ -62,7 +67,7 @@ def _chain(time: str, most: int | None, names: str, lead_seconds: int) -> Chain:
     if seconds is None:
         words = f"jobs of {duration(most)}, the most that partition {names} gives, until it is done"
         return Chain(duration(most), most, 1, words)
-    num_jobs = math.ceil(seconds / max(60, most - lead_seconds))
+    num_jobs = math.ceil(seconds / max(60, most - lead_seconds - EARLY_SECONDS))
     words = (
         f"about {num_jobs} jobs of {duration(most)} one after another: cluster.time is"
         f" {duration(seconds)} and partition {names} gives no more to one"

@@ -41,9 +41,17 @@ def write_private(path: os.PathLike[str], text: str) -> None:
 
 
 def write_record(
-    plan: JobPlan, resolved: Sequence[ResolvedRun], chain: Chain, job_id: str | None
+    plan: JobPlan,
+    resolved: Sequence[ResolvedRun],
+    chain: Chain,
+    *,
+    job_id: str | None,
+    preparing: str | None,
 ) -> None:
-    """Write `job.json` into each job folder of a plan; a task's number is that in the array."""
+    """Write `job.json` into each job folder of a plan; a task's number is that in the array.
+
+    `preparing`: the number of the job that prepares the data for it.
+    """
     is_array = len(plan.jobs) > 1
     tasks = [str(job.run_dir.root) for job in plan.jobs]
     for index, (job, run) in enumerate(zip(plan.jobs, resolved, strict=True)):
@@ -51,6 +59,7 @@ def write_record(
         record: dict[str, Any] = {
             "job_id": f"{job_id}_{index}" if is_array and job_id else job_id,
             "array": {"job_id": job_id, "task": index, "tasks": tasks} if is_array else None,
+            "prepared_by": preparing,
             "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
             "options": plan.options(),
             "num_nodes": cluster.num_nodes,

@@ -16,7 +16,7 @@ from launcher.cluster.slurm.limits import Associations, associations, features, 
 from launcher.cluster.slurm.options import Cluster, Wanted, check_settings
 from launcher.cluster.slurm.quoting import has_line_break
 from launcher.cluster.slurm.script import JobPlan
-from launcher.cluster.slurm.site import load_site
+from launcher.cluster.slurm.site import LoadedSite, load_site
 from launcher.cluster.slurm.sweep import named, tasks_of
 from launcher.errors import InputError, Problem
 from launcher.recipe.check import KeyedRule
@@ -26,9 +26,6 @@ from launcher.recipe.load import load_recipe
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder
 from launcher.run_dir import RunDir
-
-SIGNAL_MARGIN_SECONDS = 60
-"""Slurm may send the warning as much too early (man sbatch, --signal): it is asked for earlier."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,15 @@ def plan_submission(
 ) -> Submission | RunDir:
     """Return what would be submitted; a run folder where the run is already finished.
 
-    Without `needs_slurm` a Slurm that doesn't answer is said, and nothing is checked against it.
+    Slurm is asked once recipe and site file are right. Without `needs_slurm` a Slurm that doesn't
+    answer is said, and nothing is checked against it.
 
     Raises:
         InputError: recipe, site file or what Slurm has don't fit; with every problem found.
         SlurmError: it is needed and doesn't answer.
     """
-    runs = _resolve_all(request, rules)
-    site = load_site(request.site)
-    problems = [problem for after in request.after for problem in _bad_job_id(after)]
-    problems += [problem for run in runs for problem in _bad_paths(run)]
+    runs, site = _read_files(request, rules)
+    problems = [problem for run in runs for problem in _bad_paths(run)]
     finished = [run for run in runs if run_folder(run).summary.exists()]
     runs = [run for run in runs if run not in finished]
     if not runs:
@@ -91,7 +87,7 @@ def plan_submission(
     if cluster is not None:
         problems += check_settings(wanted, cluster)
         problems += _bad_partition(request.prepare_on, cluster)
-    lead = SIGNAL_MARGIN_SECONDS + max(_grace_seconds(run) for run in runs)
+    lead = max(_grace_seconds(run) for run in runs)
     chain = plan_chain(wanted, chosen, lead)
     if isinstance(chain, Problem):
         problems.append(chain)
@@ -108,6 +104,25 @@ def plan_submission(
     )
     names = tuple(partition.name for partition in chosen)
     return Submission(tuple(runs), plan, chain, names, tuple(_absolute(run) for run in finished))
+
+
+def _read_files(
+    request: Request, rules: Sequence[KeyedRule]
+) -> tuple[list[ResolvedRun], LoadedSite]:
+    """Return what recipe and site file say; the problems of both, and of the options, at once."""
+    problems = [problem for after in request.after for problem in _bad_job_id(after)]
+    runs: list[ResolvedRun] = []
+    try:
+        runs = _resolve_all(request, rules)
+    except InputError as error:
+        problems += error.problems
+    try:
+        site = load_site(request.site)
+    except InputError as error:
+        problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return runs, site
 
 
 def _resolve_all(request: Request, rules: Sequence[KeyedRule]) -> list[ResolvedRun]:

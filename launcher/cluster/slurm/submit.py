@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from launcher.cluster.node.agent import environment_for
 from launcher.cluster.outcome import print_summary, print_warnings, say
@@ -48,15 +50,16 @@ def submit(request: Request, *, dry_run: bool, rules: Sequence[KeyedRule] = ()) 
     if dry_run:
         _print_scripts(submission, request.prepare_on)
         return 0
-    _require_free(submission)
-    with _folders(submission) as run_dirs:
-        for run, run_dir in zip(submission.runs, run_dirs, strict=True):
-            print_warnings(run)
-            write_settings(run, run_dir)
-            code = 0 if request.prepare_on else _prepare(run, run_dir)
-            if code:
-                return code
-    job_id = _send(submission, request.prepare_on)
+    _require_slurm()
+    run_dirs = [job.run_dir for job in submission.plan.jobs]
+    # Until the job is in the queue, where the next `submit` sees it; its nodes take the other lock.
+    with _holding(run_dir.submit_lock for run_dir in run_dirs):
+        _require_free(submission)
+        with _holding(run_dir.lock for run_dir in run_dirs):
+            code = _make_ready(submission, run_dirs, prepares=not request.prepare_on)
+        if code:
+            return code
+        job_id = _send(submission, request.prepare_on)
     sys.stdout.write(words_of(submission, job_id))
     return 0
 
@@ -70,11 +73,14 @@ def _print_scripts(submission: Submission, prepare_on: str | None) -> None:
     say(f"not submitted; it would be: {what(submission)}")
 
 
-def _require_free(submission: Submission) -> None:
-    """Refuse runs that another launch holds, or whose job is in the queue; name it."""
+def _require_slurm() -> None:
     if not has_slurm():
         message = "sbatch, squeue and scontrol are not on the path: this machine has no Slurm."
         raise InputError(Problem("launcher submit", "", message, "`launcher run` trains here."))
+
+
+def _require_free(submission: Submission) -> None:
+    """Refuse runs that another launch holds, or whose job is in the queue; name it."""
     problems = []
     for job in submission.plan.jobs:
         run_dir = job.run_dir
@@ -93,14 +99,23 @@ def _require_free(submission: Submission) -> None:
 
 
 @contextmanager
-def _folders(submission: Submission) -> Iterator[list[RunDir]]:
-    """Hold the run folders of a submission while it prepares them."""
-    run_dirs = [job.run_dir for job in submission.plan.jobs]
+def _holding(locks: Iterable[Path]) -> Iterator[None]:
     with ExitStack() as held:
-        for run_dir in run_dirs:
-            held.enter_context(hold(run_dir.lock, "launcher submit"))
-            run_dir.stop_request.unlink(missing_ok=True)
-        yield run_dirs
+        for lock in locks:
+            held.enter_context(hold(lock, "launcher submit"))
+        yield
+
+
+def _make_ready(submission: Submission, run_dirs: Sequence[RunDir], *, prepares: bool) -> int:
+    """Write what the ranks will read into each run folder; return the exit code of tokenising."""
+    for run, run_dir in zip(submission.runs, run_dirs, strict=True):
+        run_dir.stop_request.unlink(missing_ok=True)
+        print_warnings(run)
+        write_settings(run, run_dir)
+        code = _prepare(run, run_dir) if prepares else 0
+        if code:
+            return code
+    return 0
 
 
 def _prepare(run: ResolvedRun, run_dir: RunDir) -> int:
@@ -113,26 +128,29 @@ def _prepare(run: ResolvedRun, run_dir: RunDir) -> int:
 def _send(submission: Submission, prepare_on: str | None) -> str:
     """Write the job folders and submit; leave nothing behind where Slurm refuses."""
     plan = submission.plan
-    sent: list[str] = []
+    preparing: str | None = None
     try:
         for job, run in zip(plan.jobs, submission.runs, strict=True):
             make_job_folder(job, run)
         first = plan.jobs[0]
         if prepare_on:
             write_private(first.prepare_script, plan.prepare_script(prepare_on))
-            sent.append(_sbatch(str(first.prepare_script), plan))
-            plan = replace(plan, after=(*sent, *plan.after))
+            preparing = _sbatch(str(first.prepare_script), plan)
+            plan = replace(plan, after=(preparing, *plan.after))
         script = plan.script()
         for job in plan.jobs:
             write_private(job.script, script)
-        write_record(plan, submission.runs, submission.chain, None)
+        record = functools.partial(
+            write_record, plan, submission.runs, submission.chain, preparing=preparing
+        )
+        record(job_id=None)
         job_id = _sbatch(str(first.script), plan)
     except BaseException:
         remove_job_folders(plan.jobs)
-        for preparing in sent:
+        if preparing is not None:
             ask("scancel", preparing)
         raise
-    write_record(plan, submission.runs, submission.chain, job_id)
+    record(job_id=job_id)
     return job_id
 
 

@@ -86,7 +86,7 @@ def test_a_job_that_fits_is_one_job(wanted: MakeWanted) -> None:
 
 def test_a_longer_run_is_a_chain_that_counts_its_warnings(wanted: MakeWanted) -> None:
     planned = chain(wanted, '"8:00:00"', SHORT)
-    assert (planned.limit, planned.num_jobs) == ("04:00:00", 3)  # 2 x 4 h less 4 minutes each
+    assert (planned.limit, planned.num_jobs) == ("04:00:00", 3)  # 2 x 4 h less 5 minutes each
     assert "about 3 jobs of 04:00:00 one after another" in planned.words
     assert "until it is done" in chain(wanted, "UNLIMITED", SHORT).words
 
@@ -99,9 +99,11 @@ def test_without_a_time_it_is_the_partitions(wanted: MakeWanted) -> None:
 
 
 def test_a_job_shorter_than_its_warning_is_refused(wanted: MakeWanted) -> None:
-    planned = plan_chain(wanted('cluster.time="4"'), [SHORT], 240)
+    """240 s, and up to 60 s by which Slurm may be early."""
+    planned = plan_chain(wanted('cluster.time="5"'), [SHORT], 240)
     assert isinstance(planned, Problem)
-    assert "a job of 00:04:00 is not longer than the warning before its end: 240 s" in str(planned)
+    assert "a job of 00:05:00 is not longer than the warning before its end: 240 s" in str(planned)
+    assert chain(wanted, '"6"', SHORT).limit_seconds == 360
 
 
 def test_accounts_are_those_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
