@@ -28,6 +28,7 @@ from launcher.world import DEADLINE_VARIABLE, LOGS_VARIABLE
 
 BIN = Path(sys.executable).parent
 LEAST_GRACE_SECONDS = 120
+RANK_MODULE = "launcher.train"
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What the agent passes on to the ranks; of SIGUSR1 it would die otherwise, orphaning them."""
 OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
@@ -62,7 +63,7 @@ def start_agent(
     command += ["--main_process_port", str(meeting.port)]
     if share.num_nodes > 1:
         command += ["--main_process_ip", meeting.address, "--machine_rank", str(share.node_rank)]
-    command += ["-m", "launcher.train", str(run_dir.resolved), *resolved.consent.options()]
+    command += ["-m", RANK_MODULE, str(run_dir.resolved), *resolved.consent.options()]
     grace = grace_seconds(run_dir)
     environment = environment_for(share.ranks_per_node) | {
         **meeting.environment,
