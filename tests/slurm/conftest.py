@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.projects import MakeProject, Project, make_project
 from tests.support.slurm_cluster import SlurmCluster, why_no_slurm
 
 
@@ -25,3 +28,16 @@ def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster.conf))
     yield slurm_cluster
     slurm_cluster.cancel_all()
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, slurm: SlurmCluster, tiny_bert_dir: Path, small_topics: Path
+) -> MakeProject:
+    """Make a folder that jobs of the stand-in are submitted from."""
+
+    def make(name: str = "project", site: str = "", **sections: Any) -> Project:
+        rows = small_topics / "train.jsonl"
+        return make_project(tmp_path / name, tiny_bert_dir, rows, site=site, **sections)
+
+    return make
