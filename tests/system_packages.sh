@@ -9,12 +9,18 @@ have_slurm() {
   local PATH=$PATH:/usr/sbin # not on everybody's path
   command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged
 } >/dev/null
+# Neither package starts a service: mariadb-server-core has none, slurmdbd's wants a config first.
+have_accounting() {
+  local PATH=$PATH:/usr/sbin
+  command -v slurmdbd && command -v mariadbd && command -v my_print_defaults
+} >/dev/null
 have_namespaces() { command -v ip >/dev/null; }
 
 missing=()
 have_compiler || missing+=(g++)
 have_browser || missing+=(chromium)
 have_slurm || missing+=(slurm-wlm munge)
+have_accounting || missing+=(slurmdbd mariadb-server-core mariadb-client-core)
 have_namespaces || missing+=(iproute2)
 ((${#missing[@]})) || exit 0
 

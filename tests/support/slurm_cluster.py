@@ -14,16 +14,19 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from launcher.process import Process
+from tests.support.programs import missing, need
+from tests.support.slurm_accounting import Accounting
 
 T = TypeVar("T")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "sinfo")
-SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
+NAME = "tests"
+REMEMBER, FORGET = "MinJobAge=3600", "MinJobAge=2"
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
 REVOKED_SECONDS = 2.0
@@ -35,9 +38,9 @@ END_STATES = (
 
 def why_no_slurm() -> str:
     """Return why no Slurm can be started here; empty where one can."""
-    missing = [name for name in PROGRAMS if _program(name) is None]
-    if missing:
-        return f"not installed: {', '.join(missing)} (slurm-wlm and munge on Debian)"
+    names = missing(PROGRAMS)
+    if names:
+        return f"not installed: {', '.join(names)} (slurm-wlm and munge on Debian)"
     return "" if os.geteuid() == 0 else "slurmd needs root"
 
 
@@ -58,6 +61,7 @@ class SlurmCluster:
         requeue_seconds: int = 60,
         kill_wait_seconds: int = 3,
         slurmd_timeout_seconds: int = 10,
+        has_accounting: bool = False,
     ) -> None:
         # A short folder of its own: the path of munge's socket may have 107 characters at most.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
@@ -74,6 +78,9 @@ class SlurmCluster:
         """
         self.kill_wait_seconds = kill_wait_seconds
         self.slurmd_timeout_seconds = slurmd_timeout_seconds
+        self.has_accounting = has_accounting
+        """Whether what users may have, and jobs that have ended, are kept in a database."""
+        self._accounting: Accounting | None = None
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -90,7 +97,9 @@ class SlurmCluster:
         try:
             self._write_files()
             self._start_munge()
-            self._start("slurmctld", [_need("slurmctld"), "-D", "-c", "-f", str(self.conf)])
+            if self._accounting is not None:
+                self._start_accounting(self._accounting)
+            self._start("slurmctld", [need("slurmctld"), "-D", "-c", "-f", str(self.conf)])
             for node in self.nodes:
                 self.start_node(node)
             self.wait_idle()
@@ -111,14 +120,14 @@ class SlurmCluster:
         """End every job's processes and every daemon, and remove the files."""
         for node in self.nodes:
             self.kill_node(node)
-        for name in ("slurmctld", "munged"):
+        for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
             if name in self._daemons:
                 _end(self._daemons.pop(name))
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd (again)."""
-        self._start(node, [_need("slurmd"), "-D", "-N", node, "-f", str(self.conf)])
+        self._start(node, [need("slurmd"), "-D", "-N", node, "-f", str(self.conf)])
 
     def kill_node(self, node: str) -> None:
         """Let a node fail: kill its slurmd, its step daemons and all processes of its jobs."""
@@ -191,6 +200,17 @@ class SlurmCluster:
             self.run("scancel", *ids, check=False)
         self.wait_idle()
 
+    def forget_ended_jobs(self) -> None:
+        """Let the controller forget all jobs that have ended, as it would after a time."""
+        self._set(REMEMBER, FORGET)
+        ended = ("squeue", "--all", "--noheader", "--states=all", "--format=%T")
+        self.wait_for(lambda: not {*self.run(*ended).split()} & {*END_STATES}, 60, "forgetting")
+        self._set(FORGET, REMEMBER)
+
+    def _set(self, before: str, now: str) -> None:
+        self.conf.write_text(self.conf.read_text().replace(before, now))
+        self.run("scontrol", "reconfigure")
+
     def wait_idle(self, seconds: float = READY_SECONDS) -> None:
         """Wait until every node is idle."""
         idle = set(self.nodes)
@@ -236,7 +256,10 @@ class SlurmCluster:
 
     def _write_files(self) -> None:
         self.folder.chmod(0o755)  # the controller and its jobs may run as other users
-        ports = list(_free_ports(1 + len(self.nodes)))
+        port, dbd_port, *node_ports = _free_ports(2 + len(self.nodes))
+        if self.has_accounting:
+            self._accounting = Accounting(self.folder, dbd_port)
+            self._accounting.write_files()
         (self.folder / "state").mkdir()
         (self.folder / "plugstack.conf").write_text("")
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
@@ -245,7 +268,7 @@ class SlurmCluster:
             device.touch()
         lines = [f"NodeName={','.join(self.nodes)} Name=gpu File={file}\n" for file in devices]
         (self.folder / "gres.conf").write_text("".join(lines))
-        self.conf.write_text(self._configuration(ports[0], ports[1:]))
+        self.conf.write_text(self._configuration(port, node_ports))
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
@@ -256,7 +279,7 @@ class SlurmCluster:
             f" Gres=gpu:{self.gpus}" if self.gpus else ""
         )
         lines = [
-            "ClusterName=tests",
+            f"ClusterName={NAME}",
             f"SlurmctldHost={host}(127.0.0.1)",
             f"SlurmctldPort={port}",
             "SlurmUser=root",
@@ -284,8 +307,9 @@ class SlurmCluster:
             "ReturnToService=2",
             f"SlurmdTimeout={self.slurmd_timeout_seconds}",
             f"KillWait={self.kill_wait_seconds}",
-            "MinJobAge=3600",
+            REMEMBER,
         ]
+        lines += self._accounting.slurm_conf if self._accounting is not None else []
         lines += [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={number} {resources}"
             f" Feature=any,{node}"
@@ -303,19 +327,29 @@ class SlurmCluster:
         at = self.folder
         # --force: munged wants no folder on the way that others may write to, and /tmp is one.
         command = [
-            _need("munged"), "--foreground", "--force", f"--socket={at}/munge.socket",
+            need("munged"), "--foreground", "--force", f"--socket={at}/munge.socket",
             f"--key-file={at}/munge.key", f"--pid-file={at}/munged.pid",
             f"--seed-file={at}/munged.seed", f"--log-file={at}/munged.log", "--num-threads=2",
         ]  # fmt: skip
         self._start("munged", command)
         self.wait_for((at / "munge.socket").exists, READY_SECONDS, "munged")
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _start_accounting(self, accounting: Accounting) -> None:
+        """Start database and slurmdbd, and make the cluster known: its controller asks at once."""
+        self._start("mariadbd", accounting.database)
+        self.wait_for(accounting.socket.exists, READY_SECONDS, "the database")
+        self._start("slurmdbd", accounting.daemon, accounting.environment)
+        add = ("sacctmgr", "--immediate", "add", "cluster", NAME)
+        self.wait_for(lambda: self.run(*add, check=False), READY_SECONDS, "slurmdbd")
+
+    def _start(
+        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
                 command,
                 cwd=self.folder,  # step daemons inherit it, which tells them from another cluster's
-                env=self.environment,
+                env=self.environment | dict(environment or {}),
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -334,16 +368,6 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
 
 def _one_of(state: str, states: Sequence[str]) -> str:
     return state if state in states else ""
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), *SBIN)))
-
-
-def _need(name: str) -> str:
-    found = _program(name)
-    assert found is not None, name
-    return found
 
 
 def _free_ports(number: int) -> Iterator[int]:
