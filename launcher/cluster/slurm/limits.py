@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from launcher.cluster.slurm.commands import ask, ask_or_empty, fields_of
 from launcher.cluster.slurm.durations import seconds_of
@@ -32,10 +34,23 @@ class Partition:
 
 @dataclass(frozen=True)
 class Associations:
-    """What the accounting lets this user ask for; empty where there is no accounting."""
+    """What the accounting lets this user ask for; empty where it lets everybody have all."""
 
-    accounts: frozenset[str]
-    qos: frozenset[str]
+    qos_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The qualities of service of each account."""
+    checks_qos: bool = True
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """Every account that the user's jobs may have."""
+        return frozenset(self.qos_of)
+
+    def qos(self, account: str | None) -> frozenset[str]:
+        """Return what jobs of an account may have; of an unknown one: of any of the user's."""
+        if not self.checks_qos:
+            return frozenset()
+        one = self.qos_of.get((account or "").lower())
+        return frozenset().union(*self.qos_of.values()) if one is None else one
 
 
 def partitions() -> dict[str, Partition]:
@@ -50,16 +65,39 @@ def partitions() -> dict[str, Partition]:
 
 
 def associations() -> Associations:
-    """Return accounts and qualities of service of this user, as far as the accounting tells."""
+    """Return accounts and qualities of service of this user, as far as the accounting tells.
+
+    Where Slurm enforces no associations it takes any name for the default, so none is unknown.
+    """
+    config = dict(_settings(ask_or_empty("scontrol", "show", "config")))
+    enforced = config.get("AccountingStorageEnforce", "").split(",")
+    user = _user()
+    if "associations" not in enforced or user is None:
+        return Associations()
+    # One accounting often serves several clusters, each with accounts of its own.
     text = ask_or_empty(
-        "sacctmgr", "--noheader", "--parsable2", "show", "assoc",
-        f"user={getpass.getuser()}", "format=account,qos",
+        "sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={user}",
+        f"cluster={config.get('ClusterName', '')}", "format=account,qos",
     )  # fmt: skip
-    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 1]
-    return Associations(
-        frozenset(account for account, _ in rows if account),
-        frozenset(name for _, names in rows for name in names.split(",") if name),
-    )
+    found: dict[str, frozenset[str]] = {}
+    for account, bar, names in (line.partition("|") for line in text.splitlines()):
+        if account and bar:  # an account may have several lines: one for each partition
+            found[account] = found.get(account, frozenset()) | set(names.split(",")) - {""}
+    return Associations(found, checks_qos="qos" in enforced)
+
+
+def _settings(text: str) -> Iterator[tuple[str, str]]:
+    for key, equals, value in (line.partition("=") for line in text.splitlines()):
+        if equals:
+            yield key.strip(), value.strip()
+
+
+def _user() -> str | None:
+    """Return whom Slurm will take this user for: not $LOGNAME, which anybody can set."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return None
 
 
 def features() -> frozenset[str]:

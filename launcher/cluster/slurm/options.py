@@ -17,6 +17,9 @@ CPUS_PER_GPU_RANK = 4
 """A rank, its checkpoint writer and the threads that feed it; every node with GPUs has as many."""
 SHARED = ("partition", "account", "qos", "constraint")
 """Settings that a recipe and a site file both have."""
+OF_THE_USER = ("account", "qos")
+"""Those that are given to each user, in names of which Slurm doesn't tell the case."""
+ASK = "Name one of these; your cluster's administrators can give you others."
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def check_settings(wanted: Wanted, cluster: Cluster) -> Iterator[Problem]:
     known = {
         "partition": cluster.partitions.keys(),
         "account": cluster.associations.accounts,
-        "qos": cluster.associations.qos,
+        "qos": cluster.associations.qos(wanted.value("account")),
         "constraint": cluster.features,
     }
     for name in SHARED:
@@ -100,9 +103,10 @@ def check_settings(wanted: Wanted, cluster: Cluster) -> Iterator[Problem]:
 def _unknown(name: str, setting: Setting, known: Sequence[str]) -> Iterator[Problem]:
     pattern = r"[A-Za-z_][\w.:=-]*" if name == "constraint" else r"[^,]+"
     for word in re.findall(pattern, setting.value):
-        if word not in known:
+        if (word.lower() if name in OF_THE_USER else word) not in known:
             message = f'no {name} "{word}" here; there are: {_list(known)}.'
-            yield Problem(setting.place, setting.key, message, did_you_mean(word, known))
+            cure = did_you_mean(word, known) or (ASK if name in OF_THE_USER else "")
+            yield Problem(setting.place, setting.key, message, cure)
 
 
 def _too_many_nodes(wanted: Wanted, chosen: Sequence[Partition]) -> Iterator[Problem]:

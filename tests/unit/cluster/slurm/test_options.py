@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+
 import pytest
 
 from launcher.cluster.slurm import limits
 from launcher.cluster.slurm.chain import Chain, plan_chain
 from launcher.cluster.slurm.limits import Associations, Partition
-from launcher.cluster.slurm.options import Cluster, check_settings
+from launcher.cluster.slurm.options import ASK, Cluster, check_settings
 from launcher.errors import Problem
 from tests.unit.cluster.slurm.conftest import MakeWanted
 
@@ -16,7 +19,7 @@ SHORT = Partition("short", True, True, 4 * HOUR, HOUR, 4)
 LONG = Partition("long", False, True, None, None, 64)
 CLUSTER = Cluster(
     {"short": SHORT, "long": LONG},
-    Associations(frozenset({"lab", "course"}), frozenset({"normal"})),
+    Associations({"lab": frozenset({"normal"}), "course": frozenset({"normal", "short"})}),
     frozenset({"a100", "ib", "v100"}),
 )
 
@@ -48,9 +51,17 @@ def test_unknown_names_are_shown_with_those_that_exist(wanted: MakeWanted) -> No
     )
     assert found[1].endswith('no account "labs" here; there are: course, lab. Did you mean lab?')
     assert "site.yaml:1: account: " in found[1]
-    assert 'no qos "high" here; there are: normal.' in found[2]
+    assert found[2].endswith(f'no qos "high" here; there are: normal, short. {ASK}')
     assert 'no constraint "h100" here' in found[3]
     assert len(found) == 4
+
+
+def test_qualities_are_those_of_the_account(wanted: MakeWanted) -> None:
+    """Slurm doesn't tell the case of either."""
+    assert problems(wanted, site="account: Course\nqos: SHORT") == []
+    (found,) = problems(wanted, site="account: lab\nqos: short")
+    assert 'no qos "short" here; there are: normal.' in found
+    assert problems(wanted, site="qos: short") == []  # the default account isn't known
 
 
 def test_more_nodes_than_a_job_may_have(wanted: MakeWanted) -> None:
@@ -106,8 +117,45 @@ def test_a_job_shorter_than_its_warning_is_refused(wanted: MakeWanted) -> None:
     assert chain(wanted, '"6"', SHORT).limit_seconds == 360
 
 
-def test_accounts_are_those_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines as `sacctmgr show assoc` prints them: one for each account, with its qualities."""
-    monkeypatch.setattr(limits, "ask_or_empty", lambda *_: "lab|high,normal\ncourse|normal\n|\n")
-    found = limits.associations()
-    assert found == Associations(frozenset({"lab", "course"}), frozenset({"high", "normal"}))
+CONFIG = "ClusterName             = main\nAccountingStorageEnforce = {}\n"
+ASSOCIATIONS = "lab|high,normal\nlab|short\ncourse|normal\n|\n"
+QOS_OF = {"lab": frozenset({"high", "normal", "short"}), "course": frozenset({"normal"})}
+
+
+@pytest.mark.parametrize(
+    ("enforced", "expected"),
+    [
+        ("associations,limits,qos", Associations(QOS_OF)),
+        ("associations", Associations(QOS_OF, checks_qos=False)),
+        ("none", Associations()),
+    ],
+)
+def test_accounts_are_those_of_the_user_here(
+    monkeypatch: pytest.MonkeyPatch, enforced: str, expected: Associations
+) -> None:
+    """Lines as `sacctmgr show assoc` prints them: one for each account, or partition of one."""
+
+    def answer(*command: str) -> str:
+        if command[0] == "scontrol":
+            return CONFIG.format(enforced)
+        assert {f"user={pwd.getpwuid(os.getuid()).pw_name}", "cluster=main"} < set(command)
+        return ASSOCIATIONS
+
+    monkeypatch.setenv("LOGNAME", "somebody-else")
+    monkeypatch.setattr(limits, "ask_or_empty", answer)
+    assert limits.associations() == expected
+
+
+def test_where_no_quality_is_enforced_none_is_unknown() -> None:
+    assert Associations(QOS_OF).qos("course") == {"normal"}
+    assert Associations(QOS_OF).qos(None) == {"high", "normal", "short"}
+    assert Associations(QOS_OF, checks_qos=False).qos("course") == frozenset()
+
+
+def test_a_user_without_a_name_has_no_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(limits, "ask_or_empty", lambda *_: CONFIG.format("associations"))
+    monkeypatch.setattr(limits.pwd, "getpwuid", nobody)
+    assert limits.associations() == Associations()
