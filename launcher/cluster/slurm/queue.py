@@ -38,12 +38,13 @@ class QueuedJob:
     """Why it waits, or ended; empty where Slurm gives none."""
     nodes: tuple[str, ...]
     restart_count: int
+    """0 where only the accounting knows the job."""
     started: str | None
     """Local time of the (expected) start, ISO."""
     time_left_seconds: int | None
     time_limit_seconds: int | None
     exit_code: int | None
-    """None while it has not ended."""
+    """None while it has not ended, and where Slurm doesn't say with what it did."""
 
     @property
     def is_over(self) -> bool:
@@ -104,7 +105,7 @@ def _named(
                 started=_known(row["StartTime"]) or None,
                 time_left_seconds=seconds_of(row["TimeLeft"]),
                 time_limit_seconds=seconds_of(row["TimeLimit"]),
-                exit_code=_exit_code(row["exit_code"]) if state in ENDED else None,
+                exit_code=_exit_code(row["exit_code"], state),
             ),
         )
 
@@ -130,16 +131,19 @@ def _sacct(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
     for row in rows:
         for job_id in {row["JobID"], row["JobIDRaw"]} & set(job_ids):
             state = row["State"].split()[0] if row["State"] else "UNKNOWN"  # CANCELLED by 1000
+            nodes = hostnames(row["NodeList"])
+            # The accounting keeps why a job had to wait, which isn't why it ended once it ran.
+            reason = "" if nodes and state in ENDED else _known(row["Reason"])
             found[job_id] = QueuedJob(
                 job_id=job_id,
                 state=state,
-                reason=_known(row["Reason"]),
-                nodes=hostnames(row["NodeList"]),
+                reason=reason,
+                nodes=nodes,
                 restart_count=0,
                 started=_known(row["Start"]) or None,
                 time_left_seconds=None,
                 time_limit_seconds=seconds_of(row["Timelimit"].replace("Partition_Limit", "")),
-                exit_code=_exit_code(row["ExitCode"]) if state in ENDED else None,
+                exit_code=_exit_code(row["ExitCode"], state),
             )
     return found
 
@@ -159,7 +163,7 @@ def _scontrol(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
                 started=_known(row.get("StartTime", "")) or None,
                 time_left_seconds=None,
                 time_limit_seconds=seconds_of(row.get("TimeLimit", "")),
-                exit_code=_exit_code(row["ExitCode"]) if row["JobState"] in ENDED else None,
+                exit_code=_exit_code(row["ExitCode"], row["JobState"]),
             )
     return found
 
@@ -173,12 +177,17 @@ def _known(text: str) -> str:
     return "" if text in ("None", "N/A", "Unknown", "(null)") else text
 
 
-def _exit_code(text: str) -> int | None:
-    """Return the exit code in `3:0` (code:signal) or in a wait status; 128 + n after a signal n."""
+def _exit_code(text: str, state: str) -> int | None:
+    """Return the exit code in `3:0` (code:signal) or in a wait status; 128 + n after a signal n.
+
+    The accounting has 0 for a job that was cancelled or ran out of time, which says nothing.
+    """
     code, colon, number = text.partition(":")
-    if not code.isdigit():
+    if state not in ENDED or not code.isdigit():
         return None
-    if not colon:
+    if colon:
+        ended = 128 + int(number) if number.isdigit() and int(number) else int(code)
+    else:
         ended = os.waitstatus_to_exitcode(int(code))
-        return ended if ended >= 0 else 128 - ended
-    return 128 + int(number) if number.isdigit() and int(number) else int(code)
+        ended = ended if ended >= 0 else 128 - ended
+    return ended if ended or state == "COMPLETED" else None

@@ -26,10 +26,38 @@ def test_waiting_tasks_share_a_row(array_id: str, job_id: str, is_it: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("3:0", 3), ("0:15", 143), ("768", 3), ("9", 137), ("0", 0), ("", None)]
+    ("text", "state", "code"),
+    [
+        ("3:0", "FAILED", 3),
+        ("0:15", "CANCELLED", 143),
+        ("768", "FAILED", 3),
+        ("9", "FAILED", 137),
+        ("0", "COMPLETED", 0),
+        ("0:0", "COMPLETED", 0),
+        ("0:0", "CANCELLED", None),  # what the accounting has of it, whatever it ended with
+        ("0:0", "RUNNING", None),
+        ("", "FAILED", None),
+    ],
 )
-def test_exit_codes_of_all_three_commands(text: str, code: int | None) -> None:
-    assert _exit_code(text) == code
+def test_exit_codes_of_all_three_commands(text: str, state: str, code: int | None) -> None:
+    assert _exit_code(text, state) == code
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("12|12|CANCELLED by 0|BeginTime|n1|2026-11-23T17:03:48|00:30:00|0:0", ""),
+        ("6|6|CANCELLED by 0|JobHeldUser|None assigned|None|00:30:00|0:0", "JobHeldUser"),
+        ("6|6|PENDING|Dependency|None assigned|Unknown|00:30:00|0:0", "Dependency"),
+    ],
+)
+def test_why_a_job_waited_is_not_why_it_ended(
+    monkeypatch: pytest.MonkeyPatch, row: str, reason: str
+) -> None:
+    """Lines as `sacct` prints them; the first job had been requeued."""
+    monkeypatch.setattr(queue, "ask_or_empty", lambda *_: row)
+    (found,) = queue._sacct([row.partition("|")[0]]).values()
+    assert found.reason == reason
 
 
 def test_without_slurm_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
