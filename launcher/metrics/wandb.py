@@ -20,6 +20,7 @@ from launcher.run_dir import RunDir
 
 QUEUE_SIZE = 1024  # rows; at one a second, a quarter of an hour of a server that doesn't answer
 FINISH_SECONDS = 8.0
+OFFLINE_FINISH_SECONDS = 30.0  # no server is waited for, only this machine, which may be busy
 INIT_SECONDS = 30.0  # for the server to answer at all
 OFFLINE_ATTEMPTS = 3
 
@@ -65,18 +66,19 @@ class WandbWriter:
         resume_step: int,
         on_trouble: Callable[[str], None],
         queue_size: int = QUEUE_SIZE,
-        finish_seconds: float = FINISH_SECONDS,
+        finish_seconds: float | None = None,
         init_seconds: float = INIT_SECONDS,
     ) -> None:
         assert recipe.logging.wandb is not None
         self._queue: queue.Queue[Row | None] = queue.Queue(queue_size)
-        self._finish_seconds = finish_seconds
         self._on_trouble = on_trouble
         self._run_dir = run_dir
         self._run_id = run_id
         self._resume_step = resume_step
         self._is_auto = recipe.logging.wandb.mode == "auto"
         self._mode = wandb_mode(recipe.logging.wandb, has_key)
+        usual = FINISH_SECONDS if self._mode == "online" else OFFLINE_FINISH_SECONDS
+        self._finish_seconds = usual if finish_seconds is None else finish_seconds
         self._exit_code = 0
         self._lost_rows = 0
         self._error = ""
@@ -84,7 +86,7 @@ class WandbWriter:
         self._arguments = init_arguments(recipe, run_dir.wandb.parent, run_id)
         self._settings = {
             **PRIVATE_SETTINGS,
-            "finish_timeout": finish_seconds * 0.75,  # it gives up before we give it up
+            "finish_timeout": self._finish_seconds * 0.75,  # it gives up before we give it up
             "init_timeout": init_seconds,
             "x_transaction_log_flush_interval": FLUSH_SECONDS,
         }

@@ -141,7 +141,17 @@ def _lead(journey: Journey, signals: StopSignals) -> int:
             return _Lead(journey, launch, lines, attempt).carry()
         finally:
             lines.close()
-    reception = Reception(placement)
+    try:
+        reception = Reception(placement)
+    except InputError as error:
+        # In a job: these ports may be free on another node.
+        host = host_name()
+        attempt.fail(
+            Cause(
+                str(error), error.exit_code, category="port", nodes=(host,), kind="Ports", host=host
+            )
+        )
+        raise
     try:
         reception.wait_for_all(journey.meeting_seconds, lambda: signals.asked is not None)
         return _Lead(journey, launch, reception.lines, attempt).carry()

@@ -166,7 +166,8 @@ def refuse(placement: Placement, lines: Lines, error: InputError) -> int:
     told = {
         "node_rank": placement.node_rank,
         "host": host_name(),
-        "refused": True,
+        # In a job all nodes read the same files: what only some refuse is a matter of those nodes.
+        "refused": placement.job_id is None,
         "problems": [str(problem) for problem in error.problems],
     }
     while True:
