@@ -185,8 +185,9 @@ class WandbWriter:
         self._settings["init_timeout"] = INIT_SECONDS  # no server is waited for, only this machine
         for attempt in range(OFFLINE_ATTEMPTS):
             end_service()
-            with contextlib.suppress(Exception):
-                wandb.teardown()  # of a process that is no more: only to forget it
+            # Of a process that is no more, only to forget it; exits with that process's code.
+            with contextlib.suppress(Exception, SystemExit):
+                wandb.teardown()
             try:
                 return self._init(wandb)
             except Exception:

@@ -5,6 +5,7 @@ Raising and blocking are injected into the real module; everything else is the r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -237,15 +238,21 @@ UNREACHABLE = {
 }
 
 
-def unreachable(run_dir: RunDir, mode: str, init_seconds: float, finish_seconds: float) -> str:
-    """Train with a key and no server until wandb has written a file; return what was printed."""
+def unreachable(
+    run_dir: RunDir, mode: str, init_seconds: float, finish_seconds: float, before: str = ""
+) -> str:
+    """Train with a key and no server until wandb has written a file; return what was printed.
+
+    `before`: an expression that is evaluated first.
+    """
     done = outside(
         f"""
         from pathlib import Path
         from launcher.metrics.wandb import WandbWriter
         from launcher.run_dir import RunDir
         from tests.support.records import recipe, train_record
-        from tests.unit.metrics.test_wandb import wait_for
+        from tests.unit.metrics.test_wandb import exit_after_first_teardown, wait_for
+        {before}
         run_dir = RunDir(Path({str(run_dir.root)!r}))
         run_dir.root.mkdir()
         kept = WandbWriter(
@@ -279,6 +286,26 @@ def test_a_key_without_a_network_goes_offline(run_dir: RunDir) -> None:
     assert "recording offline" in printed
     (path,) = list(run_dir.wandb.glob("offline-run-*/*.wandb")) or [printed]
     assert isinstance(path, Path), path
+    assert [row["step"] for row in history(path)] == list(range(1, 10))
+
+
+def exit_after_first_teardown() -> None:
+    """Let wandb end as it does where it sees in time that its killed service failed."""
+    teardown, codes = wandb.teardown, [-9]
+
+    def ending() -> None:
+        with contextlib.suppress(Exception):  # another thing that it does at times
+            teardown()
+        if codes:
+            raise SystemExit(codes.pop())
+
+    wandb.teardown = ending  # type: ignore[assignment]
+
+
+def test_the_exit_code_of_a_service_that_was_ended_is_not_ours(run_dir: RunDir) -> None:
+    printed = unreachable(run_dir, "auto", 2.0, 40.0, before="exit_after_first_teardown()")
+    assert "recording offline" in printed
+    (path,) = run_dir.wandb.glob("offline-run-*/*.wandb")
     assert [row["step"] for row in history(path)] == list(range(1, 10))
 
 
