@@ -248,8 +248,8 @@ def test_a_stop_is_passed_on_once(logs: LogDir, signals: StopSignals, number: in
 
 
 def test_a_stop_before_any_rank_can_hear_it(logs: LogDir, signals: StopSignals) -> None:
-    watched = Watched(logs, "wait_for_stop()", signals)
     os.kill(os.getpid(), signal.SIGTERM)
+    watched = Watched(logs, "wait_for_stop()", signals)
     assert clean_stop(watched.end(), logs) == {"step": 0, "reason": "SIGTERM"}
 
 
