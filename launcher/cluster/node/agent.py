@@ -29,6 +29,7 @@ from launcher.world import DEADLINE_VARIABLE, LOGS_VARIABLE
 BIN = Path(sys.executable).parent
 LEAST_GRACE_SECONDS = 120
 RANK_MODULE = "launcher.train"
+"""What each rank runs; benchmarks put ranks there that only meet."""
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What the agent passes on to the ranks; of SIGUSR1 it would die otherwise, orphaning them."""
 OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
