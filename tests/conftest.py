@@ -40,6 +40,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PROCESS_TIERS = tuple(REPOSITORY / "tests" / tier for tier in ("ranks", "e2e", "faults", "slurm"))
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out by file; unit tests one by one."""
+    from tests.support.scheduling import Scheduling
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is no GPU."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]

@@ -19,7 +19,7 @@ import tests.conftest  # noqa: F401 - sets the variables that torch reads when i
 from quickstart import assets
 from tests.faults import damage, deaths, inputs, saves, stops
 from tests.faults.catalogue import FAULTS
-from tests.faults.setting import Bench
+from tests.faults.setting import SETTINGS, Bench, Setting
 from tests.faults.table import Result, load_results, save_results, write_table
 from tests.faults.trial import Trial
 from tests.support.small_data import write_small_topics
@@ -44,16 +44,19 @@ def make_bench(root: Path) -> Bench:
     return Bench(model, topics, root)
 
 
-def all_trials(bench: Bench, wanted: set[str]) -> list[Trial]:
-    """Return the trials of the wanted faults; for F3 and F4 an undisturbed run is looked at."""
+def all_trials(bench: Bench, wanted: set[str], looked_at: list[Setting] = SETTINGS) -> list[Trial]:
+    """Return the trials of the wanted faults.
+
+    Those of F3 and F4 are known only from an undisturbed run, of each setting in `looked_at`.
+    """
     folder = Path(tempfile.mkdtemp(dir=bench.root))
     trials = [*stops.TRIALS, *saves.TRIALS, *damage.TRIALS, *deaths.TRIALS, *inputs.TRIALS]
     if "F1" in wanted:
         trials += deaths.kills_at_random_steps(SEED)
     if "F3" in wanted:
-        trials += saves.kills_at_every_point(bench, folder)
+        trials += saves.kills_at_every_point(bench, folder, looked_at)
     if "F4" in wanted:
-        trials += stops.signals_at_random_places(bench, folder, SEED)
+        trials += stops.signals_at_random_places(bench, folder, looked_at, SEED)
     order = list(FAULTS)
     chosen = [trial for trial in trials if trial.fault in wanted]
     return sorted(chosen, key=lambda trial: order.index(trial.fault))

@@ -32,9 +32,9 @@ STEP = 6
 NOWHERE = 1_000_000
 
 
-def kills_at_every_point(bench: Bench, folder: Path) -> Iterator[Trial]:
+def kills_at_every_point(bench: Bench, folder: Path, settings: list[Setting]) -> Iterator[Trial]:
     """F3: yield one trial for each rank and operation of a save, as an undisturbed one shows."""
-    for setting in SETTINGS:
+    for setting in settings:
         for rank, operations in enumerate(operations_of_a_save(bench, setting, folder)):
             for number, operation in enumerate(operations):
                 name = f"rank {rank} before {number}: {operation}"

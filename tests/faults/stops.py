@@ -36,12 +36,14 @@ MOST_TRIES = 6
 NUM_TO_THE_LAUNCHER = 10
 
 
-def signals_at_random_places(bench: Bench, folder: Path, seed: int) -> Iterator[Trial]:
+def signals_at_random_places(
+    bench: Bench, folder: Path, settings: list[Setting], seed: int
+) -> Iterator[Trial]:
     """F4: yield 50 trials, spread over the settings, over signals, and over whom they reach."""
     chance = random.Random(seed)
-    places = {setting: _places(bench, setting, folder) for setting in SETTINGS}
+    places = {setting: _places(bench, setting, folder) for setting in settings}
     for number in range(NUM_SIGNALS):
-        setting = SETTINGS[number % len(SETTINGS)]
+        setting = settings[number % len(settings)]
         which = chance.choice(SIGNALS)
         if number < NUM_TO_THE_LAUNCHER:
             delay = chance.uniform(0.0, 1.5)
