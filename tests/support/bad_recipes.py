@@ -237,17 +237,6 @@ RECIPE_CASES = [
         RECIPE + "early_stopping: {monitor: validation/los}\n",
     ),
     Case(
-        "saves between evaluations",
-        (
-            (
-                "checkpoint.every_steps 150 is not a multiple of "
-                "evaluate.every_steps 100 (recipe.yaml:23)"
-            ),
-            "Use 100.",
-        ),
-        RECIPE + "evaluate: {every_steps: 100}\ncheckpoint: {every_steps: 150}\n",
-    ),
-    Case(
         "rank 0",
         ("recipe.yaml:10: method.rank: got 0, need an integer >= 1.",),
         edited("rank: 8", "rank: 0"),
