@@ -226,6 +226,16 @@ RECIPE_CASES = [
         edited("  validation_fraction: 0.1\n", "") + "early_stopping: {patience: 2}\n",
     ),
     Case(
+        "no chat template",
+        (
+            (
+                "recipe.yaml:7: model.chat_template: none.jinja can't be read: "
+                "No such file or directory. Write a file, relative to "
+            ),
+        ),
+        edited("  task: causal-lm\n", "  task: causal-lm\n  chat_template: none.jinja\n"),
+    ),
+    Case(
         "unknown metric",
         (
             (
