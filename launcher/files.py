@@ -18,6 +18,16 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def replace_durably(path: Path, data: bytes) -> None:
+    """Put `data` in place of a file and flush it: also after a crash it is whole, old or new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
 def read_object(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file; None if there is no such file, or no object in it."""
     try:

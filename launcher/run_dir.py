@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+DEEPSPEED, CHAT_TEMPLATE = "deepspeed", "model.chat_template"
+"""Recipe keys that name a small file."""
+COPIES = {DEEPSPEED: "deepspeed.json", CHAT_TEMPLATE: "chat_template.jinja"}
+"""Recipe key -> name of the copy, beside the resolved recipe of a run or of a job."""
+
 
 @dataclass(frozen=True)
 class LogDir:

@@ -176,7 +176,7 @@ def main() -> None:
     torch.set_num_threads(1)
     address, recipe, folder, *overrides = sys.argv[1:]
     resolved = resolve(recipe, overrides, World.from_environment().world_size)
-    build(address, resolved, open_prepared(resolved.recipe), Path(folder)).train()
+    build(address, resolved, open_prepared(resolved.recipe_of_data), Path(folder)).train()
 
 
 if __name__ == "__main__":

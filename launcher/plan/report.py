@@ -20,6 +20,7 @@ from launcher.recipe.extends import display
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.schema import LoraMethod, QloraMethod, TrainSection
 from launcher.recipe.steps import StepPlan, plan_steps, warmup_steps
+from launcher.recipe.tree import DEFAULT
 
 UNKNOWN = "known after prepare"
 
@@ -203,10 +204,9 @@ def _interval(every_steps: int | None) -> str:
 
 def file_warnings(resolved: ResolvedRun) -> list[Problem]:
     """Return what isn't there yet and has to be when the run starts: files, and room."""
-    key = "data.train.0.path"
     found = [
-        Problem(resolved.origins.get(key, "default"), "data", f"{path} is not there (yet).")
-        for path in missing_files(resolved.recipe.data)
+        Problem(resolved.origins.get(key, DEFAULT), key, f"{path} is not there (yet).")
+        for key, path in missing_files(resolved.recipe.data).items()
     ]
     disk = disk_of(resolved)
     if disk is not None and disk.missing_bytes:

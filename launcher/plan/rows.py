@@ -33,14 +33,14 @@ def source_files(source: Source) -> list[Path]:
     return [Path(name) for name in names if Path(name).is_file()]
 
 
-def missing_files(data: DataSection) -> list[str]:
-    """Return the sources that can only be files and aren't there."""
-    sources = (*data.train, *data.validation)
-    return [
-        source.path
-        for source in sources
+def missing_files(data: DataSection) -> dict[str, str]:
+    """Return recipe key -> path of each source that can only be files and has none."""
+    return {
+        f"data.{name}.{index}.path": source.path
+        for name, sources in (("train", data.train), ("validation", data.validation))
+        for index, source in enumerate(sources)
         if source.path.endswith(_FILE_SUFFIXES) and not source_files(source)
-    ]
+    }
 
 
 def _lines(file: Path) -> int:

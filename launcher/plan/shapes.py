@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import InputError, Problem
+from launcher.recipe.heads import HEAD_PATTERNS
 from launcher.recipe.schema import FreezeMethod, LoraMethod, Recipe
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -28,10 +29,6 @@ _EMBEDDING = re.compile(r"(^|\.)([^.]*embed[^.]*|wte|wpe|shared)\.weight$")
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|cls|classifier|score|pre_classifier)\.")
 _BUFFER = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
 _TRANSPOSED = ("gpt2", "openai-gpt")  # their Conv1D weights are (in, out)
-_HEADS = {
-    "causal-lm": ("lm_head.*", "embed_out.*"),
-    "sequence-classification": ("classifier.*", "pre_classifier.*", "score.*"),
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,8 @@ def count_trainable(recipe: Recipe, shapes: Shapes, config: Mapping[str, Any]) -
     base = _untied(shapes, config)
     total = _numel(base)
     classifies = recipe.model.task == "sequence-classification"
-    head_in_files = any(_matches(name, _HEADS["sequence-classification"]) for name in base)
+    patterns = HEAD_PATTERNS[recipe.model.task]
+    head_in_files = any(_matches(name, patterns) for name in base)
     return Trainable(
         num_parameters=total,
         num_trainable=_num_trainable(recipe, base, total, config),
@@ -112,7 +110,7 @@ def _num_trainable(recipe: Recipe, base: Shapes, total: int, config: Mapping[str
         )
         return adapters + _numel({name: base[name] for name in saved})
     if isinstance(method, FreezeMethod):
-        patterns = method.trainable or _HEADS[recipe.model.task]
+        patterns = method.trainable or HEAD_PATTERNS[recipe.model.task]
         chosen = {name: shape for name, shape in base.items() if _matches(name, patterns)}
         if (
             recipe.model.task == "causal-lm"
@@ -150,7 +148,7 @@ def _saved_in_full(name: str, recipe: Recipe, method: LoraMethod) -> bool:
     if any(f".{module}." in f".{name}" for module in method.modules_to_save):
         return True
     classifies = recipe.model.task == "sequence-classification"
-    return classifies and _matches(name, _HEADS["sequence-classification"])
+    return classifies and _matches(name, HEAD_PATTERNS[recipe.model.task])
 
 
 def _untied(shapes: Shapes, config: Mapping[str, Any]) -> Shapes:

@@ -127,19 +127,6 @@ def _monitor_exists(facts: Facts) -> Iterator[Problem]:
         yield facts.problem("early_stopping.monitor", message, did_you_mean(monitor, known))
 
 
-@_reads("checkpoint", "evaluate.every_steps", "data.validation", "data.validation_fraction")
-def _best_is_saved(facts: Facts) -> Iterator[Problem]:
-    save, measure = facts.recipe.checkpoint.every_steps, facts.recipe.evaluate.every_steps
-    keep_best = facts.recipe.checkpoint.keep_best and has_validation(facts.recipe)
-    if keep_best and save and measure and save % measure:
-        message = (
-            f"checkpoint.every_steps {save} is not a multiple of evaluate.every_steps {measure} "
-            f"({facts.place('evaluate.every_steps')}), and keep_best is on."
-        )
-        nearest = max(save // measure, 1) * measure
-        yield facts.problem("checkpoint.every_steps", message, f"Use {nearest}.")
-
-
 @_reads("data.max_seq_len", "model.path")
 def _sequence_fits(facts: Facts) -> Iterator[Problem]:
     longest = facts.model.max_positions if facts.model else None

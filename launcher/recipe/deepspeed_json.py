@@ -33,16 +33,16 @@ def find_deepspeed(name: str, place: str) -> Path:
     return found
 
 
-def read_deepspeed(path: Path, name: str) -> Node:
-    """Return the config as a tree; raises `InputError` with line and column where it isn't JSON."""
+def parse_deepspeed(data: bytes, name: str) -> Node:
+    """Return the config as a tree; raises `InputError` with line and column where it isn't JSON.
+
+    `name`: the file that the data were read from, for messages.
+    """
     try:
-        data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         message = f"not UTF-8: byte {error.start + 1} is {data[error.start]:#04x}."
         raise InputError(Problem(name, "", message, "Save it as UTF-8.")) from error
-    except OSError as error:
-        raise InputError(Problem(name, "", f"can't be read: {error.strerror}.")) from error
     if len(text) > MAX_BYTES:
         raise InputError(Problem(name, "", f"is larger than {MAX_BYTES} bytes."))
     try:

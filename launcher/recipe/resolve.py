@@ -18,18 +18,20 @@ from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.deepspeed_check import check_deepspeed
 from launcher.recipe.deepspeed_conflicts import conflicts
 from launcher.recipe.deepspeed_fill import complete
-from launcher.recipe.deepspeed_json import find_deepspeed, read_deepspeed
+from launcher.recipe.deepspeed_json import parse_deepspeed
 from launcher.recipe.defaults import fill_defaults, world_size
 from launcher.recipe.dump import to_yaml
 from launcher.recipe.extends import display
 from launcher.recipe.finding import Finding, Place, nearest_place
 from launcher.recipe.load import draft_recipe
 from launcher.recipe.model_folder import ModelFacts, read_model_facts
+from launcher.recipe.named_files import NamedFile, read_named_files
 from launcher.recipe.remote_code import check_remote_code
 from launcher.recipe.run_folder import Launch, look_at_run_folder
 from launcher.recipe.schema import Recipe
 from launcher.recipe.secrets import find_secrets, without
 from launcher.recipe.tree import Node
+from launcher.run_dir import CHAT_TEMPLATE, DEEPSPEED
 
 T = TypeVar("T")
 
@@ -50,6 +52,8 @@ class ResolvedRun:
     zero_stage: int
     model: ModelFacts | None
     """None where the model is a hub name."""
+    files: Mapping[str, NamedFile]
+    """The files that the recipe names, by recipe key; the run folder gets copies."""
     warnings: tuple[Problem, ...] = ()
     changes: tuple[Change, ...] = ()
     """What differs from how the run in the folder was begun, each allowed by name."""
@@ -60,6 +64,15 @@ class ResolvedRun:
     def allowed_changes(self) -> tuple[str, ...]:
         """Recipe keys (sections too) that may differ from the run that is resumed."""
         return self.consent.allow_change
+
+    @property
+    def recipe_of_data(self) -> Recipe:
+        """The recipe that data are prepared by: its chat template is the file that was read."""
+        template = self.files.get(CHAT_TEMPLATE)
+        if template is None:
+            return self.recipe
+        model = self.recipe.model.model_copy(update={"chat_template": str(template.path)})
+        return self.recipe.model_copy(update={"model": model})
 
     def to_yaml(self) -> str:
         """Return the recipe with every key explicit and the origin of each as a comment."""
@@ -107,8 +120,10 @@ def resolve(
     batch = plan_batch(recipe.train, ranks, place)
     if isinstance(batch, Problem):
         found += [(BATCH_KEYS, batch)]
-    root, missing = _attempt("deepspeed", partial(_read_config, recipe.deepspeed, place))
-    found += missing
+    files, unreadable = read_named_files(recipe, loaded.source, place)
+    found += unreadable
+    root, broken = _attempt(DEEPSPEED, partial(_config_of, files.get(DEEPSPEED)))
+    found += broken
     config_problems = _check_config(root, recipe, batch, place) if root else []
     found += config_problems
     folder = look_at_run_folder(Launch(recipe, loaded.source, place, facts, consent, fresh))
@@ -129,6 +144,7 @@ def resolve(
         deepspeed=config,
         zero_stage=config["zero_optimization"]["stage"],
         model=facts,
+        files=files,
         warnings=(*warn_recipe(recipe, place), *_told(folder.changes, place)),
         changes=folder.changes,
         consent=consent,
@@ -155,9 +171,8 @@ def _attempt(key: str, action: Callable[[], T]) -> tuple[T | None, list[Finding]
         return None, [((key,), problem) for problem in error.problems]
 
 
-def _read_config(name: str, place: Place) -> Node:
-    path = find_deepspeed(name, place("deepspeed"))
-    return read_deepspeed(path, display(path))
+def _config_of(file: NamedFile | None) -> Node | None:
+    return parse_deepspeed(file.data, display(file.path)) if file else None
 
 
 def _check_config(

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from launcher.files import replace_durably, replace_text
+from launcher.recipe.named_files import keep_copies
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_folder import stored_recipe
 from launcher.run_dir import RunDir
@@ -28,6 +30,7 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     """Make the run folder, private to its owner, and write into it what the run is.
 
     The resolved recipe comes first: a folder that has anything else and not that is no run of ours.
+    It is written whole or not at all, since a torn one would lock the run out of its folder.
     """
     run_dir.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if run_dir.root.stat().st_uid == os.geteuid():
@@ -37,11 +40,12 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     source = resolved.source.resolve()
     is_kept = run_dir.keeps(source)
     if not is_kept or stored_recipe(run_dir) != resolved.recipe:
-        _replace(run_dir.resolved, resolved.to_yaml())
+        replace_durably(run_dir.resolved, resolved.to_yaml().encode())
+    keep_copies(resolved.files, run_dir.root)
     if not is_kept and source != run_dir.recipe.resolve():
         shutil.copyfile(source, run_dir.recipe)
     run_dir.checkpoints.mkdir(exist_ok=True)
-    run_dir.ds_config.write_text(json.dumps(resolved.deepspeed, indent=2) + "\n")
+    replace_text(run_dir.ds_config, json.dumps(resolved.deepspeed, indent=2) + "\n")
 
 
 def _keep_changes(resolved: ResolvedRun, run_dir: RunDir) -> None:
@@ -52,13 +56,3 @@ def _keep_changes(resolved: ResolvedRun, run_dir: RunDir) -> None:
             file.write(json.dumps({"time": now, **asdict(change)}) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a torn recipe would lock the run out of its folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -17,6 +17,7 @@ from launcher.data.columns import language_row
 from launcher.data.rows import Encoded, Encoder, RowError
 from launcher.data.text import Specials, encode_completions, encode_texts
 from launcher.errors import InputError, Problem
+from launcher.recipe.heads import HEAD_PATTERNS
 from launcher.recipe.schema import Recipe, TaskName
 from launcher.tasks.interface import Batch, TaskOutput
 
@@ -28,7 +29,7 @@ class CausalLM:
 
     name: TaskName = "causal-lm"
     auto_class: str = "AutoModelForCausalLM"
-    head_patterns: tuple[str, ...] = ("lm_head.*", "*.lm_head.*", "embed_out.*")
+    head_patterns: tuple[str, ...] = HEAD_PATTERNS["causal-lm"]
 
     def encoder(
         self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]

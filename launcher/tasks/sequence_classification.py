@@ -15,6 +15,7 @@ from launcher.data.columns import missing_columns, text_of
 from launcher.data.labels import LabelIndex
 from launcher.data.rows import Encoded, Encoder, RowError
 from launcher.data.text import Specials, encode_wrapped
+from launcher.recipe.heads import HEAD_PATTERNS
 from launcher.recipe.schema import Columns, Recipe, TaskName
 from launcher.tasks.interface import Batch, TaskOutput
 
@@ -24,12 +25,7 @@ class SequenceClassification:
 
     name: TaskName = "sequence-classification"
     auto_class: str = "AutoModelForSequenceClassification"
-    head_patterns: tuple[str, ...] = (
-        "classifier.*",
-        "pre_classifier.*",
-        "score.*",
-        "classification_head.*",
-    )
+    head_patterns: tuple[str, ...] = HEAD_PATTERNS["sequence-classification"]
 
     def encoder(
         self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]

@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         resolved = resolve(parsed.recipe, parsed.overrides, consent=Consent.of(parsed))
-        prepared = prepare(resolved.recipe)
+        prepared = prepare(resolved.recipe_of_data)
         compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)
         _mark_prepared(resolved, prepared)
     except LauncherError as error:

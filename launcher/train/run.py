@@ -33,7 +33,7 @@ def run_rank(
     watch = watch or quiet_watch(world)
     heartbeat = watch.heartbeat
     heartbeat.at("start")  # the libraries are imported
-    prepared = open_prepared(resolved.recipe)
+    prepared = open_prepared(resolved.recipe_of_data)
     accelerator = start_accelerator(resolved, world)  # first: ZeRO-3 partitions while loading
     device = accelerator.device
     run_dir = claim_run_folder(resolved, prepared.report, world, device)

@@ -226,6 +226,16 @@ RECIPE_CASES = [
         edited("  validation_fraction: 0.1\n", "") + "early_stopping: {patience: 2}\n",
     ),
     Case(
+        "no chat template",
+        (
+            (
+                "recipe.yaml:7: model.chat_template: none.jinja can't be read: "
+                "No such file or directory. Write a file, relative to "
+            ),
+        ),
+        edited("  task: causal-lm\n", "  task: causal-lm\n  chat_template: none.jinja\n"),
+    ),
+    Case(
         "unknown metric",
         (
             (
@@ -235,17 +245,6 @@ RECIPE_CASES = [
             "Did you mean validation/loss?",
         ),
         RECIPE + "early_stopping: {monitor: validation/los}\n",
-    ),
-    Case(
-        "saves between evaluations",
-        (
-            (
-                "checkpoint.every_steps 150 is not a multiple of "
-                "evaluate.every_steps 100 (recipe.yaml:23)"
-            ),
-            "Use 100.",
-        ),
-        RECIPE + "evaluate: {every_steps: 100}\ncheckpoint: {every_steps: 150}\n",
     ),
     Case(
         "rank 0",

@@ -103,7 +103,7 @@ def _prepare(path: Path) -> None:
     from launcher.recipe.resolve import resolve
     from launcher.train.prepare import prepare
 
-    prepare(resolve(path).recipe)
+    prepare(resolve(path).recipe_of_data)
 
 
 class _Killed(BaseException):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher import __version__
 from launcher.cluster.doctor.check import Check, Verdict, gibibytes
+from launcher.cluster.hub_cache import hub_cache
 from launcher.cluster.node.agent import environment_for
 from launcher.world import has_wandb_key
 
@@ -82,9 +83,7 @@ def _compilers(path: str, *, has_gpus: bool, cxx: str) -> list[Check]:
 
 
 def _hub_cache(environ: Mapping[str, str]) -> Check:
-    home = Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    folder = Path(environ.get("HF_HOME", home)) / "hub"
-    folder = Path(environ.get("HF_HUB_CACHE", folder)).expanduser()
+    folder = hub_cache()
     offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if environ.get(name)]
     state = f"offline ({', '.join(offline)})" if offline else "online where the network lets it"
     if _is_writable(_existing(folder)):

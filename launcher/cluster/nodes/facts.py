@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from launcher.cluster.hub_cache import hub_cache, is_fetched
 from launcher.cluster.node.devices import visible_gpus
 from launcher.cluster.node.share import Share
 from launcher.files import read_object
@@ -140,12 +141,8 @@ def _data_problems(inquiry: Inquiry) -> list[str]:
 
 def _model_problems(resolved: ResolvedRun) -> list[str]:
     """Tell whether a hub model has been fetched; a folder has been looked at already."""
-    name = resolved.recipe.model.path
-    if resolved.model is not None:
+    model = resolved.recipe.model
+    if resolved.model is not None or is_fetched(model.path, model.revision):
         return []
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE", str(home / "hub"))).expanduser()
-    snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
-    if any(snapshots.glob("*/config.json")):
-        return []
-    return [f"has no copy of the model {name} in {hub}: run `launcher prepare` first"]
+    name = f"{model.path} ({model.revision})" if model.revision else model.path
+    return [f"has no copy of the model {name} in {hub_cache()}: run `launcher prepare` first"]

@@ -14,6 +14,7 @@ from launcher.cluster.restarts import newest_step
 from launcher.cluster.slurm.chain import Chain
 from launcher.cluster.slurm.script import JobPlan
 from launcher.files import replace_text
+from launcher.recipe.named_files import keep_copies
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import JobDir, RunDir
 
@@ -30,6 +31,7 @@ def make_job_folder(job: JobDir, resolved: ResolvedRun) -> None:
     """Make a job folder with what the job runs and what its nodes know each other by."""
     job.root.mkdir(mode=0o700, parents=True)
     replace_text(job.recipe, resolved.to_yaml())
+    keep_copies(resolved.files, job.root)
     write_private(job.meeting_key, secrets.token_hex(KEY_BYTES))
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from launcher.data.sampler import held_out
 from launcher.errors import InputError
-from launcher.plan.report import plan_lines, print_plan
+from launcher.plan.report import file_warnings, plan_lines, print_plan
 from launcher.plan.rows import training_rows
 from launcher.recipe.resolve import resolve
 from launcher.recipe.schema import DataSection
@@ -111,4 +111,33 @@ def test_printing_shows_every_line_and_every_warning(folder: Path) -> None:
     assert (
         "warning: --set train.learning_rate=1: train.learning_rate: learning_rate 1 is" in printed
     )
-    assert "warning: recipe.yaml:12: data: train.jsonl is not there (yet)." in printed
+    assert "warning: recipe.yaml:12: data.train.0.path: train.jsonl is not there (yet)." in printed
+
+
+def test_each_missing_file_is_told_at_its_own_line(folder: Path) -> None:
+    """Every entry of every list, also of those that a base recipe or an override writes."""
+    (folder / "there.jsonl").write_text("{}\n")
+    (folder / "top.yaml").write_text(
+        "extends: recipe.yaml\n"
+        "data:\n"
+        "  validation_fraction: null\n"
+        "  train:\n"
+        "    - path: there.jsonl\n"
+        "    - path: second.jsonl\n"
+        "    - weight: 1.0\n"
+        "      path: 'third-*.csv'\n"
+        "    - path: org/of-the-hub\n"
+        "  validation:\n"
+        "    - path: there.jsonl\n"
+        "    - {path: other.parquet}\n"
+    )
+    overrides = ["model.path=org/name", "deepspeed=zero2"]
+    assert [str(warning) for warning in file_warnings(resolve("top.yaml", overrides))] == [
+        "top.yaml:6: data.train.1.path: second.jsonl is not there (yet).",
+        "top.yaml:8: data.train.2.path: third-*.csv is not there (yet).",
+        "top.yaml:12: data.validation.1.path: other.parquet is not there (yet).",
+    ]
+    overrides += ["data.validation=[{path: a.jsonl}]", "data.train.0.path=b.jsonl"]
+    written, _, _, by_option = file_warnings(resolve("top.yaml", overrides))
+    assert written.place == "--set data.train.0.path=b.jsonl"
+    assert by_option.place == "--set data.validation=[{path: a.jsonl}]"

@@ -11,9 +11,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -22,8 +26,12 @@ from transformers import (
 )
 
 from launcher.errors import InputError
+from launcher.model.load import load_model
 from launcher.plan.shapes import Trainable, count_trainable, read_shapes
 from launcher.recipe.load import validate
+from launcher.recipe.schema import Recipe
+from launcher.tasks.registry import task_for
+from tests.support.tiny_tokenizers import byte_tokenizer
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -35,8 +43,8 @@ BERT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def count(folder: Path, task: str, method: dict[str, Any]) -> Trainable:
-    recipe = validate(
+def recipe_of(folder: Path, task: str, method: dict[str, Any]) -> Recipe:
+    return validate(
         {
             "run": {"name": "x"},
             "model": {"path": str(folder), "task": task},
@@ -46,6 +54,10 @@ def count(folder: Path, task: str, method: dict[str, Any]) -> Trainable:
             "deepspeed": "zero0",
         }
     )
+
+
+def count(folder: Path, task: str, method: dict[str, Any]) -> Trainable:
+    recipe = recipe_of(folder, task, method)
     shapes = read_shapes(folder)
     assert shapes is not None
     return count_trainable(recipe, shapes, json.loads((folder / "config.json").read_text()))
@@ -110,6 +122,60 @@ def test_freeze_trains_what_the_patterns_name(tmp_path: Path) -> None:
 def test_freeze_of_a_tied_head_trains_the_embedding(tmp_path: Path) -> None:
     LlamaForCausalLM(LlamaConfig(**LLAMA, tie_word_embeddings=True)).save_pretrained(tmp_path)
     assert count(tmp_path, "causal-lm", {"type": "freeze"}).num_trainable == 100 * 32
+
+
+def save_bart(folder: Path) -> None:
+    """Its head is called `classification_head`."""
+    config = BartConfig(
+        vocab_size=300, d_model=32, num_labels=3, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+    )  # fmt: skip
+    BartForSequenceClassification(config).save_pretrained(folder)
+
+
+def save_gemma3(folder: Path) -> None:
+    """Its files call the head `language_model.lm_head`, and the model `lm_head`."""
+    text = {**LLAMA, "vocab_size": 300, "head_dim": 8, "tie_word_embeddings": False}
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=1, tie_word_embeddings=False
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("save", "task", "head"),
+    [
+        (save_bart, "sequence-classification", "classification_head.dense.weight"),
+        (save_gemma3, "causal-lm", "language_model.lm_head.weight"),
+    ],
+)
+@pytest.mark.parametrize("method", [{"type": "freeze"}, {"type": "lora", "rank": 3}])
+def test_heads_of_other_names(
+    method: dict[str, Any], save: Callable[[Path], None], task: str, head: str, tmp_path: Path
+) -> None:
+    """As the run itself loads the model and chooses what it trains."""
+    save(tmp_path)
+    shapes = read_shapes(tmp_path)
+    assert shapes is not None
+    assert head in shapes
+    recipe = recipe_of(tmp_path, task, method)
+    loaded = load_model(
+        recipe,
+        auto_class=task_for(recipe.model.task).auto_class,
+        head_patterns=task_for(recipe.model.task).head_patterns,
+        labels=("a", "b", "c") if task == "sequence-classification" else (),
+        tokenizer=byte_tokenizer(),
+        zero_stage=0,
+        device=torch.device("cpu"),
+    )
+    counted = count(tmp_path, task, method)
+    assert counted.num_trainable == loaded.num_trainable > 0
+    assert not counted.new_head
 
 
 def test_an_encoder_gets_a_new_head_for_classification(tmp_path: Path) -> None:

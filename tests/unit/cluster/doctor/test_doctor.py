@@ -40,17 +40,6 @@ def test_a_missing_compiler_matters_to_cpu_runs(has_gpus: bool, verdict: str) ->
     assert lines([found])[-1].endswith("ready, 1 warning" if has_gpus else "not ready, 1 missing")
 
 
-def test_the_hub_cache_is_where_the_variables_say(tmp_path: Path) -> None:
-    home, cache = tmp_path / "home", tmp_path / "cache"
-    found = named(software(has_gpus=False, environ={"HF_HOME": str(home)}), "hub cache")
-    assert (found.verdict, found.found) == ("ok", f"{home}/hub, online where the network lets it")
-    environ = {"HF_HOME": str(home), "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    found = named(software(has_gpus=False, environ=environ), "hub cache")
-    assert found.found == f"{cache}, offline (HF_HUB_OFFLINE)"
-    found = named(software(has_gpus=False, environ={"HF_HUB_CACHE": "/proc/here"}), "hub cache")
-    assert (found.verdict, bool(found.cure)) == ("warning", True)
-
-
 def test_of_a_key_it_says_only_that_it_is_there() -> None:
     canary = "canary-0123456789abcdef"
     checks = software(has_gpus=False, environ={"WANDB_API_KEY": canary})
