@@ -70,7 +70,8 @@ class Poison(StepObserver):
     def before_step(self, session: Session, window: Window) -> None:
         self._now, self._micro_step = window.step + 1, -1
         if self._now in self.leave_out:
-            self._before = [tensor.clone() for tensor in state_of(session.engine)]
+            live = state_of(session.engine) + whole_of(session.engine)
+            self._before = [tensor.clone() for tensor in live]
         self._seen[self._now] = {
             "before": self._seen[self._now - 1]["after"]
             if self._now - 1 in self._seen
@@ -80,7 +81,8 @@ class Poison(StepObserver):
 
     def after_step(self, session: Session, progress: Progress, result: StepResult) -> None:
         if self._now in self.leave_out:
-            for tensor, before in zip(state_of(session.engine), self._before, strict=True):
+            live = state_of(session.engine) + whole_of(session.engine)
+            for tensor, before in zip(live, self._before, strict=True):
                 tensor.copy_(before)
         found = result.non_finite
         self._seen[self._now] |= {
@@ -140,9 +142,8 @@ def spoil(kind: Kind, loss: torch.Tensor, model: Any) -> torch.Tensor:
 
 def state_of(engine: Any) -> list[torch.Tensor]:
     """Return all weights, float32 masters and optimizer state that this rank holds, live."""
-    parameters = list(engine.module.parameters())
-    tensors = [p.data for p in parameters if p.numel()]  # at ZeRO-3 only small ones, and shards
-    tensors += [p.ds_tensor.data for p in parameters if hasattr(p, "ds_tensor")]
+    # At ZeRO-3 a parameter is whole or empty as it is needed; its shard is what there is to keep.
+    tensors = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
     wrapper = engine.optimizer
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         tensors += [tensor.data for tensor in getattr(wrapper, name, [])]
@@ -153,6 +154,11 @@ def state_of(engine: Any) -> list[torch.Tensor]:
     return tensors + [
         v for values in states for _, v in sorted(values.items()) if torch.is_tensor(v)
     ]
+
+
+def whole_of(engine: Any) -> list[torch.Tensor]:
+    """Return the small parameters of ZeRO-3 that stay whole between two steps, live."""
+    return [p.data for p in engine.module.parameters() if hasattr(p, "ds_tensor") and p.numel()]
 
 
 def checksum(engine: Any) -> int:
