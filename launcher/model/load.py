@@ -23,7 +23,13 @@ from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
 from launcher.model.recompute import enable_gradient_checkpointing
 from launcher.model.remote_code import code_class
-from launcher.model.trainable import check_patterns, covering_modules, freeze_all_but, matching
+from launcher.model.trainable import (
+    check_patterns,
+    covering_modules,
+    freeze_all_but,
+    matching,
+    partition_report,
+)
 from launcher.recipe.schema import FreezeMethod, LoraMethod, QloraMethod, Recipe
 
 
@@ -38,6 +44,8 @@ class LoadedModel:
     """Their elements."""
     num_total: int
     """Elements of all parameters, as stored: two 4-bit weights a byte."""
+    num_local: int
+    """Those of them that this rank holds: all, or its shards under ZeRO-3."""
     new_tensors: tuple[str, ...]
     """Names in the base model of what its checkpoint lacks, or whose rows were added."""
 
@@ -237,11 +245,13 @@ def _freeze(
 
 def _describe(model: PreTrainedModel | PeftModel, new_tensors: tuple[str, ...]) -> LoadedModel:
     sizes = {n: int(getattr(p, "ds_numel", p.numel())) for n, p in model.named_parameters()}
+    partition = partition_report(model)
     trainable = tuple(name for name, p in model.named_parameters() if p.requires_grad)
     return LoadedModel(
         model=model,
         trainable=trainable,
         num_trainable=sum(sizes[name] for name in trainable),
-        num_total=sum(sizes.values()),
+        num_total=partition.total_numel,
+        num_local=partition.local_numel,
         new_tensors=new_tensors,
     )

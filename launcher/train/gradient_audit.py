@@ -6,7 +6,9 @@ all train without complaint and leave tensors untouched; nothing but their gradi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +16,19 @@ from torch.utils.hooks import RemovableHandle
 
 from launcher.errors import TrainingError
 from launcher.train.agree import sum_over_ranks
+from launcher.train.step_observer import StepObserver
+
+if TYPE_CHECKING:
+    from launcher.train.progress import Progress
+    from launcher.train.session import Session
+    from launcher.train.step import StepResult
 
 NUM_AUDITED_STEPS = 2
 """LoRA's B starts at zero, so that A's first gradient is exactly zero: A is judged at step two."""
 LATE_PARTS = ("lora_A", "lora_embedding_A")
 
 
-class GradientAudit:
+class GradientAudit(StepObserver):
     """Watches the gradients of the first two steps through hooks, then gets out of the way."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -36,9 +44,11 @@ class GradientAudit:
 
     def _watch(self, index: int) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            if not torch.isfinite(gradient).all():
+            # One pass without a copy, and read once; a NaN anywhere makes both NaN.
+            extremes = torch.stack(torch.aminmax(gradient)).tolist()
+            if not all(map(math.isfinite, extremes)):
                 self._nonfinite[index] = 1.0
-            elif gradient.any():
+            elif any(extremes):
                 self._nonzero[index] = 1.0
 
         return hook
@@ -47,6 +57,24 @@ class GradientAudit:
     def active(self) -> bool:
         """True until both audited steps have been judged."""
         return bool(self._handles)
+
+    def after_step(self, session: Session, progress: Progress, result: StepResult) -> None:
+        """Judge one of the first steps that made an update, and say what got no gradient.
+
+        Raises:
+            TrainingError: see `judge`.
+        """
+        if not self.active:
+            return
+        if result.skipped:
+            self.discard()
+            return
+        strict = session.recipe.train.zero_gradients == "error"
+        missing = self.judge(progress.step, session.device, strict=strict)
+        if missing:
+            session.recorder.event(
+                "warning", step=progress.step, message="no gradient", tensors=missing
+            )
 
     def judge(self, step: int, device: torch.device, *, strict: bool) -> list[str]:
         """Judge the step just taken on all ranks; return the names of tensors without gradient.

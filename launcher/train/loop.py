@@ -17,13 +17,14 @@ from launcher.train.saver import Saver
 from launcher.train.schedule import learning_rate_at
 from launcher.train.session import Session
 from launcher.train.step import train_step
+from launcher.train.step_observer import StepObserver
 from launcher.train.stopping import StopAgreed, agree_to_stop
 from launcher.train.straggler import Stragglers
 from launcher.train.timings import Timings
-from launcher.train.watch_step import record_step, watch_evaluation, watch_step
+from launcher.train.watch_step import SkippedUpdates, record_step, watch_evaluation
 
 
-def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
+def train(session: Session, progress: Progress) -> str:
     """Train from `progress` to the end; return the outcome, `finished` or `early_stopped`.
 
     Raises:
@@ -32,7 +33,7 @@ def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
     timings = Timings()
     saver = Saver(session, progress.step, timings)
     try:
-        outcome = run_steps(session, progress, audit, saver, timings)
+        outcome = run_steps(session, progress, saver, timings)
         agree_to_stop(session, saver)
         return outcome
     except StopAgreed as stop:
@@ -46,14 +47,12 @@ def train(session: Session, progress: Progress, audit: GradientAudit) -> str:
         raise
 
 
-def run_steps(
-    session: Session, progress: Progress, audit: GradientAudit, saver: Saver, timings: Timings
-) -> str:
+def run_steps(session: Session, progress: Progress, saver: Saver, timings: Timings) -> str:
     """Go from step to step until there is none left, or patience has run out."""
     started, earlier = time.monotonic(), progress.seconds
     if progress.evaluated_step < 0:
         evaluate_and_record(session, progress)
-    throughput, stragglers = Throughput(), Stragglers(session)
+    throughput, observers = Throughput(), observers_of(session)
     while True:
         with throughput.paused():
             close_step(session, progress, saver)
@@ -74,18 +73,30 @@ def run_steps(
         )
         set_learning_rate(session.engine.optimizer.param_groups, learning_rate)
         window = session.windows.window(progress.step)
+        for observer in observers:
+            observer.before_step(session, window)
         result = train_step(session, window)
         progress.advance(
             window.consumed_samples, result.num_tokens, result.loss_sum, result.num_targets
         )
-        watch_step(session, progress, result, audit)
-        stragglers.after_step(progress.step, result.work)
+        for observer in observers:
+            observer.after_step(session, progress, result)
         throughput.step(result.num_tokens)
         if progress.step % session.recipe.logging.every_steps == 0:
             record_step(session, progress, result, learning_rate, throughput)
         progress.seconds = earlier + time.monotonic() - started
         timings.step(time.monotonic() - step_began)
         session.heartbeat.reserve_seconds = timings.reserve_seconds
+
+
+def observers_of(session: Session) -> tuple[StepObserver, ...]:
+    """Return what looks at every step: the session's own first, since these never end a run."""
+    return (
+        *session.observers,
+        SkippedUpdates(),
+        GradientAudit(session.engine.module),
+        Stragglers(session),
+    )
 
 
 def close_step(session: Session, progress: Progress, saver: Saver) -> None:

@@ -9,12 +9,12 @@ from launcher.recipe.resolve import ResolvedRun
 from launcher.train.engine import shard, start_accelerator
 from launcher.train.finish import finish, is_finished
 from launcher.train.folder import claim_run_folder
-from launcher.train.gradient_audit import GradientAudit
 from launcher.train.loop import train
 from launcher.train.optim import build_optimizer
 from launcher.train.prepare import open_prepared
 from launcher.train.resume import choose_checkpoint, resume
 from launcher.train.setup import announce, load_task_model, open_session
+from launcher.train.step_observer import StepObserver
 from launcher.train.watch import RankWatch, quiet_watch
 from launcher.world import World
 
@@ -24,11 +24,13 @@ def run_rank(
     world: World,
     terminal: TextIO = sys.stdout,
     watch: RankWatch | None = None,
+    observers: tuple[StepObserver, ...] = (),
 ) -> None:
     """Carry one rank of a run from nothing (or its newest checkpoint) to the end.
 
-    `terminal` is where rank 0 shows progress; `watch` is what stops and watches this rank. A
-    finished run is left alone. Raises Stopped where the run was asked to stop.
+    `terminal` is where rank 0 shows progress; `watch` is what stops and watches this rank;
+    `observers` look at every step. A finished run is left alone. Raises Stopped where the run was
+    asked to stop.
     """
     watch = watch or quiet_watch(world)
     heartbeat = watch.heartbeat
@@ -45,15 +47,16 @@ def run_rank(
 
     heartbeat.at("load")
     loaded = load_task_model(resolved, prepared, run_dir, world, device)
-    audit = GradientAudit(loaded.model)
     optimizer = build_optimizer(loaded.model, resolved.recipe.train, device)
     engine = shard(accelerator, loaded.model, optimizer, resolved)
 
-    session = open_session(resolved, world, run_dir, engine, prepared, checkpoint, terminal, watch)
+    session = open_session(
+        resolved, world, run_dir, engine, prepared, checkpoint, terminal, watch, observers
+    )
     with session.recorder:
         announce(session, loaded, checkpoint)
         heartbeat.at("resume", step=checkpoint.step)
         progress = resume(session, checkpoint)
-        outcome = train(session, progress, audit)
+        outcome = train(session, progress)
         heartbeat.at("export")
         finish(session, progress, outcome)

@@ -22,6 +22,7 @@ from launcher.train.heartbeat import Heartbeat
 from launcher.train.local_work import WorkTimer
 from launcher.train.non_finite import NumberWatch
 from launcher.train.prepare import Prepared
+from launcher.train.step_observer import StepObserver
 from launcher.train.watch import RankWatch
 from launcher.world import World
 
@@ -43,6 +44,8 @@ class Session:
     plan: StepPlan
     recorder: Recorder
     watch: RankWatch
+    observers: tuple[StepObserver, ...]
+    """Look at every step, before those that the loop itself has."""
 
     @property
     def recipe(self) -> Recipe:
@@ -75,6 +78,7 @@ class Session:
             "steps_per_epoch": self.plan.steps_per_epoch,
             "trainable_parameters": loaded.num_trainable,
             "total_parameters": loaded.num_total,
+            "parameters_on_rank": loaded.num_local,
             "new_tensors": len(loaded.new_tensors),
         }
 

@@ -19,6 +19,7 @@ from launcher.train.inputs import changes_since
 from launcher.train.prepare import Prepared
 from launcher.train.resume import ResumePoint
 from launcher.train.session import Session
+from launcher.train.step_observer import StepObserver
 from launcher.train.watch import RankWatch
 from launcher.world import World, has_wandb_key
 
@@ -54,6 +55,7 @@ def open_session(
     checkpoint: ResumePoint,
     terminal: TextIO,
     watch: RankWatch,
+    observers: tuple[StepObserver, ...],
 ) -> Session:
     """Put engine, data, sample order, step counts and records together."""
     recipe = resolved.recipe
@@ -86,6 +88,7 @@ def open_session(
         plan=plan,
         recorder=recorder,
         watch=watch,
+        observers=observers,
     )
 
 

@@ -14,7 +14,10 @@ import torch
 import torch.distributed as dist
 
 from launcher.train.local_work import LocalWork
+from launcher.train.progress import Progress
 from launcher.train.session import Session
+from launcher.train.step import StepResult
+from launcher.train.step_observer import StepObserver
 from launcher.world import host_name
 
 SLOW = 2.5
@@ -96,7 +99,7 @@ class Streaks:
         return found
 
 
-class Stragglers:
+class Stragglers(StepObserver):
     """Shares the paces of all ranks every few seconds and warns of the slow ones.
 
     The step of the next check follows from what was shared at the last, so that the ranks agree on
@@ -114,11 +117,12 @@ class Stragglers:
         self._next_check: int | None = None
         self._warm = False
 
-    def after_step(self, step: int, work: LocalWork) -> None:
-        """Take in what this rank did in `step`; now and then compare it with the others."""
+    def after_step(self, session: Session, progress: Progress, result: StepResult) -> None:
+        """Take in what this rank did in a step; now and then compare it with the others."""
         if self._is_alone:
             return
-        self._works.append(work)
+        step = progress.step
+        self._works.append(result.work)
         if self._next_check is None:
             self._next_check = self._logged_step(step + WARM_UP_STEPS)
         if step >= self._next_check:

@@ -1,4 +1,4 @@
-"""After an update: says what went wrong in it, stops where it must, records its figures."""
+"""After a step: says why its update was skipped, stops where it must, records its figures."""
 
 from __future__ import annotations
 
@@ -8,36 +8,28 @@ from collections.abc import Mapping, Sequence
 from launcher.errors import NonFiniteError
 from launcher.metrics.record import TrainRecord
 from launcher.metrics.throughput import Throughput, peak_memory_bytes
-from launcher.train.gradient_audit import GradientAudit
 from launcher.train.non_finite import NonFinite
 from launcher.train.progress import Progress
 from launcher.train.session import Session
 from launcher.train.step import StepResult
+from launcher.train.step_observer import StepObserver
 
 MOST_IDS = 64
 """Sample ids that a message names; the event has all of them."""
 
 
-def watch_step(
-    session: Session, progress: Progress, result: StepResult, audit: GradientAudit
-) -> None:
-    """Let no silent wrong pass: missing gradients, and updates skipped for a bad number.
+class SkippedUpdates(StepObserver):
+    """Counts the updates skipped for a number that is not finite, and says so for each."""
 
-    Raises:
-        NonFiniteError: the recipe says to stop at such a number, or there were too many in a row.
-        TrainingError: a tensor that should be trained got no gradient.
-    """
-    progress.count_skip(result.skipped)
-    if result.non_finite is not None:
-        audit.discard()
-        _judge_skip(session, progress, result.non_finite)
-    elif audit.active:
-        strict = session.recipe.train.zero_gradients == "error"
-        missing = audit.judge(progress.step, session.device, strict=strict)
-        if missing:
-            session.recorder.event(
-                "warning", step=progress.step, message="no gradient", tensors=missing
-            )
+    def after_step(self, session: Session, progress: Progress, result: StepResult) -> None:
+        """Warn of a skipped update.
+
+        Raises:
+            NonFiniteError: the recipe says to stop at the number, or there were too many in a row.
+        """
+        progress.count_skip(result.skipped)
+        if result.non_finite is not None:
+            _judge_skip(session, progress, result.non_finite)
 
 
 def _judge_skip(session: Session, progress: Progress, found: NonFinite) -> None:

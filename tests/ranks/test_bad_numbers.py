@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,9 +15,14 @@ import torch
 from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.store import newest_verified
 from launcher.shipped import shipped_folder
+from launcher.train.step_observer import StepObserver
 from tests.support.bad_numbers import Kind, Poison
 from tests.support.ranks import RanksFailed
-from tests.support.training import base_recipe, copy_model, events, records, run_folder, train
+from tests.support.training import base_recipe, events, records, run_folder, train
+
+if TYPE_CHECKING:
+    from launcher.data.sampler import Window
+    from launcher.train.session import Session
 
 SIZES = {"global_batch_size": 8, "micro_batch_size": 2, "max_steps": 8}
 POISON: dict[int, Kind] = {3: "nan loss", 4: "infinite gradient", 6: "infinite loss"}
@@ -28,12 +34,6 @@ ALL = [
     ("zero3", "bfloat16", "lora"),
     ("zero3_offload", "float32", "full"),
 ]
-
-
-@pytest.fixture(scope="module")
-def small_model(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MiniLM cut down to its first layer."""
-    return copy_model(minilm_dir, tmp_path_factory.mktemp("model") / "minilm", num_hidden_layers=1)
 
 
 def _recipe(
@@ -52,6 +52,22 @@ def _recipe(
     )
 
 
+def poisoned(
+    recipe: dict[str, Any],
+    folder: Path,
+    poison: Poison,
+    prepare: Callable[[], None] = lambda: None,
+    kill_after: int | None = None,
+) -> None:
+    """Train on two ranks, of which one is poisoned."""
+
+    def sabotage() -> None:
+        prepare()
+        poison()
+
+    train(recipe, folder, 2, sabotage=sabotage, observers=(poison,), kill_after=kill_after)
+
+
 def _micro_batch(window: list[int]) -> list[int]:
     """The second micro-batch of rank 1: of 2 x 2 x 2 samples the last two."""
     return window[6:8]
@@ -59,7 +75,7 @@ def _micro_batch(window: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("case", ALL, ids="-".join)
 def test_a_skipped_step_leaves_no_trace_but_a_warning(
-    case: tuple[str, str, str], tmp_path: Path, small_model: Path, small_topics: Path
+    case: tuple[str, str, str], tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     """The run goes on as one that never took those steps does, to the last bit."""
     runs, columns = {}, {}
@@ -67,11 +83,13 @@ def test_a_skipped_step_leaves_no_trace_but_a_warning(
         ("skipped", Poison(tmp_path / "skipped", POISON | HUGE)),
         ("not taken", Poison(tmp_path / "not taken", HUGE, leave_out=frozenset(POISON))),
     ):
-        recipe = _recipe(tmp_path / name, small_model, small_topics, case, non_finite="skip")
-        train(recipe, tmp_path / name, 2, sabotage=poison)
+        recipe = _recipe(tmp_path / name, tiny_bert_dir, small_topics, case, non_finite="skip")
+        poisoned(recipe, tmp_path / name, poison)
         runs[name] = recipe, [poison.read(rank) for rank in (0, 1)]
         columns[name] = [records(run_folder(recipe), key) for key in ("train/loss", "grad_norm")]
-    assert columns["skipped"] == columns["not taken"]
+    for skipped, not_taken in zip(columns["skipped"], columns["not taken"], strict=True):
+        assert skipped == not_taken | dict.fromkeys(POISON)
+        assert len(skipped) == SIZES["max_steps"]
 
     recipe, noted = runs["skipped"]
     same = noted[0][8]["after"] == noted[1][8]["after"]
@@ -121,14 +139,14 @@ def test_stop_names_step_rank_and_rows_and_keeps_the_checkpoint_before(
     kind: Kind,
     what: str,
     tmp_path: Path,
-    small_model: Path,
+    tiny_bert_dir: Path,
     small_topics: Path,
 ) -> None:
-    recipe = _recipe(tmp_path, small_model, small_topics, case)
+    recipe = _recipe(tmp_path, tiny_bert_dir, small_topics, case)
     recipe["checkpoint"] = {"every_steps": 1}
     poison = Poison(tmp_path / "notes", {3: kind})
     with pytest.raises(RanksFailed) as failure:
-        train(recipe, tmp_path, 2, sabotage=poison)
+        poisoned(recipe, tmp_path, poison)
     at = poison.read(0)[3]
     assert at["before"] == at["after"]
     assert at["before"] == poison.read(0)[2]["after"]
@@ -145,28 +163,28 @@ def test_stop_names_step_rank_and_rows_and_keeps_the_checkpoint_before(
 
 
 def test_a_gradient_that_is_bad_in_one_tensor_only_is_found_too(
-    tmp_path: Path, small_model: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     """No single rank is named then: before the reduction, one small tensor is all that is seen."""
     case = ("zero2", "bfloat16", "full")
-    recipe = _recipe(tmp_path, small_model, small_topics, case, non_finite="skip")
+    recipe = _recipe(tmp_path, tiny_bert_dir, small_topics, case, non_finite="skip")
     poison = Poison(tmp_path / "notes", {1: "one infinite tensor", 4: "one infinite tensor"})
-    train(recipe, tmp_path, 2, sabotage=poison)
+    poisoned(recipe, tmp_path, poison)
     steps = poison.read(1)
     assert [step for step, at in steps.items() if at["skipped"]] == [1, 4]
     assert all(steps[step]["before"] == steps[step]["after"] for step in (1, 4))
     assert [warning["seen_by"] for warning in events(run_folder(recipe), "warning")] == [{}, {}]
 
 
-def test_skipping_is_bounded(tmp_path: Path, small_model: Path, small_topics: Path) -> None:
+def test_skipping_is_bounded(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path) -> None:
     """Two in a row may be skipped; a good step in between starts the count anew."""
     case = ("zero2", "float32", "full")
     recipe = _recipe(
-        tmp_path, small_model, small_topics, case, non_finite="skip", max_skipped_steps=2
+        tmp_path, tiny_bert_dir, small_topics, case, non_finite="skip", max_skipped_steps=2
     )
     poison = Poison(tmp_path / "notes", dict.fromkeys((1, 2, 4, 5, 6), "nan loss"))
     with pytest.raises(RanksFailed) as failure:
-        train(recipe, tmp_path, 2, sabotage=poison)
+        poisoned(recipe, tmp_path, poison)
     text = str(failure.value)
     assert text.count("NonFiniteError: step 6: the loss is nan on rank 1") == 2
     assert "skipped update 3 in a row, and train.max_skipped_steps is 2" in text
@@ -195,18 +213,14 @@ def _float16_recipe(
 
 
 def test_a_loss_scale_that_is_too_large_is_lowered_and_a_bad_loss_stops(
-    tmp_path: Path, small_model: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     """With float16, skipping is how the scale is found, so `stop` is not for these gradients."""
-    recipe = _float16_recipe(tmp_path, small_model, small_topics, scale_power=21)
+    recipe = _float16_recipe(tmp_path, tiny_bert_dir, small_topics, scale_power=21)
     poison = Poison(tmp_path / "notes", {8: "nan loss"})
 
-    def sabotage() -> None:
-        _half_precision_on_the_cpu()
-        poison()
-
     with pytest.raises(RanksFailed, match="NonFiniteError: step 8: the loss is nan on rank 1"):
-        train(recipe, tmp_path, 2, sabotage=sabotage)
+        poisoned(recipe, tmp_path, poison, _half_precision_on_the_cpu)
     skipped = {step: at["cause"] for step, at in poison.read(0).items() if at["skipped"]}
     assert skipped.pop(8) == "loss"
     assert 1 <= len(skipped) <= 6
@@ -219,36 +233,32 @@ def test_a_loss_scale_that_is_too_large_is_lowered_and_a_bad_loss_stops(
 
 
 def test_a_loss_scale_at_its_least_does_not_hide_where_it_was(
-    tmp_path: Path, small_model: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     recipe = _float16_recipe(
-        tmp_path, small_model, small_topics, scale_power=1, max_skipped_steps=4
+        tmp_path, tiny_bert_dir, small_topics, scale_power=1, max_skipped_steps=4
     )
     poison = Poison(tmp_path / "notes", dict.fromkeys(range(2, 9), "infinite gradient"))
 
-    def sabotage() -> None:
-        _half_precision_on_the_cpu()
-        poison()
-
     with pytest.raises(RanksFailed, match="NonFiniteError: step 6: the gradient is not finite"):
-        train(recipe, tmp_path, 2, sabotage=sabotage)
+        poisoned(recipe, tmp_path, poison, _half_precision_on_the_cpu)
 
 
 def test_an_evaluation_that_is_not_finite_is_recorded_as_such_and_never_the_best(
-    tmp_path: Path, small_model: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     """Argmax of NaN gives classes, and so an accuracy; it must not count. Nor may a kill after it
     lose what came before, nor updates skipped since the last evaluation pass for a loss of 0."""
     case = ("zero2", "float32", "full")
-    recipe = _recipe(tmp_path, small_model, small_topics, case, non_finite="skip")
+    recipe = _recipe(tmp_path, tiny_bert_dir, small_topics, case, non_finite="skip")
     recipe["data"]["validation"] = [{"path": str(small_topics / "validation.jsonl")}]
     recipe["evaluate"] = {"every_steps": 2}
     recipe["checkpoint"] = {"every_steps": 2, "asynchronous": False}
     recipe["early_stopping"] = {"monitor": "validation/accuracy", "patience": 10}
     bad_steps: dict[int, Kind] = {5: "nan loss", 6: "nan loss"}
     poison = Poison(tmp_path / "notes", bad_steps, evaluations=frozenset({4}))
-    train(recipe, tmp_path, 2, sabotage=poison, kill_after=4)
-    train(recipe, tmp_path, 2, sabotage=poison)
+    poisoned(recipe, tmp_path, poison, kill_after=4)
+    poisoned(recipe, tmp_path, poison)
 
     run_dir = run_folder(recipe)
     losses: dict[int, Any] = dict(records(run_dir, "validation/loss"))
@@ -273,31 +283,22 @@ def run_dir_step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _engine_that_checks_nothing() -> None:
-    run: Any = importlib.import_module("launcher.train.run")
-    shard = run.shard
+class EngineThatChecksNothing(StepObserver):
+    """Lets DeepSpeed update with whatever gradients there are."""
 
-    def unchecked(*args: Any) -> Any:
-        engine = shard(*args)
+    def before_step(self, session: Session, window: Window) -> None:
+        engine: Any = session.engine
         engine.optimizer.check_grad_overflow = False
-        return engine
-
-    run.shard = unchecked
 
 
 def test_an_engine_that_updates_all_the_same_is_found_out(
-    tmp_path: Path, small_model: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     recipe = _recipe(
-        tmp_path, small_model, small_topics, ("zero2", "bfloat16", "full"), non_finite="skip"
+        tmp_path, tiny_bert_dir, small_topics, ("zero2", "bfloat16", "full"), non_finite="skip"
     )
     poison = Poison(tmp_path / "notes", {3: "nan loss"})
-
-    def sabotage() -> None:
-        poison()
-        _engine_that_checks_nothing()
-
     with pytest.raises(RanksFailed) as failure:
-        train(recipe, tmp_path, 2, sabotage=sabotage)
+        train(recipe, tmp_path, 2, sabotage=poison, observers=(poison, EngineThatChecksNothing()))
     assert str(failure.value).count("NonFiniteError: step 3: the loss is nan") == 2
     assert "the engine updated the weights all the same" in str(failure.value)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from launcher.tasks.registry import task_for
+from launcher.train.step_observer import StepObserver
 from launcher.world import World
+
+if TYPE_CHECKING:
+    from launcher.data.sampler import Window
+    from launcher.train.progress import Progress
+    from launcher.train.session import Session
+    from launcher.train.step import StepResult
 
 Kind = Literal["nan loss", "infinite loss", "infinite gradient", "one infinite tensor", "huge loss"]
 
@@ -22,12 +28,13 @@ BAD_RANK = 1
 BAD_MICRO_STEP = 1
 
 
-@dataclass(frozen=True)
-class Poison:
+@dataclass
+class Poison(StepObserver):
     """What goes wrong at which steps (from 1) on rank 1, in its second micro-batch.
 
-    Called in each rank before it trains. `notes` gets one file a rank: by step, a checksum of all
-    weights and optimizer state before and after. With `leave_out`, no rank takes those steps.
+    Called in each rank before it trains, and an observer of its steps. `notes` gets one file a
+    rank: by step, a checksum of all weights and optimizer state before and after. The steps of
+    `leave_out` are taken back on all ranks: the state is as if they had not been.
     In evaluations after the steps of `evaluations`, rank 1 predicts NaN.
     """
 
@@ -35,54 +42,60 @@ class Poison:
     at: Mapping[int, Kind]
     leave_out: frozenset[int] = frozenset()
     evaluations: frozenset[int] = frozenset()
+    _seen: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _before: list[torch.Tensor] = field(default_factory=list)
+    _now: int = 0
+    _micro_step: int = -1
 
     def __call__(self) -> None:
-        loop: Any = importlib.import_module("launcher.train.loop")
+        """Let the task's forward pass go wrong on this rank."""
+        self.notes.mkdir(parents=True, exist_ok=True)
+        if World.from_environment().rank != BAD_RANK:
+            return
         task: Any = task_for("sequence-classification")
-        rank = World.from_environment().rank
-        train_step, forward = loop.train_step, task.forward
-        seen: dict[int, Any] = {}
-        now = {"step": 0, "micro_step": -1}
-        state: list[int] = []
-
-        def watched(session: Any, window: Any) -> Any:
-            now.update(step=window.step + 1, micro_step=-1)
-            before = state.pop() if state else checksum(session.engine)
-            if now["step"] in self.leave_out:
-                result = left_out(session, window)
-            else:
-                result = train_step(session, window)
-            found = result.non_finite
-            state.append(checksum(session.engine))
-            seen[now["step"]] = {
-                "before": before,
-                "after": state[0],
-                "loss": result.loss,
-                "grad_norm": result.grad_norm,
-                "skipped": result.skipped,
-                "cause": found and found.cause,
-                "sample_ids": found and found.sample_ids,
-                "seen": found and {str(who): ids for who, ids in found.seen.items()},
-                "window": window.sample_ids.tolist(),
-            }
-            (self.notes / f"rank-{rank}.json").write_text(json.dumps(seen))
-            return result
+        forward = task.forward
 
         def poisoned(model: Any, batch: Any) -> Any:
-            if rank != BAD_RANK:
-                return forward(model, batch)
             if not torch.is_grad_enabled():
-                return forward(NanPredictions(model, now["step"] in self.evaluations), batch)
+                return forward(NanPredictions(model, self._now in self.evaluations), batch)
             output = forward(model, batch)
-            now["micro_step"] += 1
-            kind = self.at.get(now["step"])
-            if kind is not None and now["micro_step"] == BAD_MICRO_STEP:
+            self._micro_step += 1
+            kind = self.at.get(self._now)
+            if kind is not None and self._micro_step == BAD_MICRO_STEP:
                 object.__setattr__(output, "loss_sum", spoil(kind, output.loss_sum, model))
             return output
 
-        self.notes.mkdir(parents=True, exist_ok=True)
-        loop.train_step = watched
         task.forward = poisoned
+
+    def before_step(self, session: Session, window: Window) -> None:
+        self._now, self._micro_step = window.step + 1, -1
+        if self._now in self.leave_out:
+            live = state_of(session.engine) + whole_of(session.engine)
+            self._before = [tensor.clone() for tensor in live]
+        self._seen[self._now] = {
+            "before": self._seen[self._now - 1]["after"]
+            if self._now - 1 in self._seen
+            else checksum(session.engine),
+            "window": window.sample_ids.tolist(),
+        }
+
+    def after_step(self, session: Session, progress: Progress, result: StepResult) -> None:
+        if self._now in self.leave_out:
+            live = state_of(session.engine) + whole_of(session.engine)
+            for tensor, before in zip(live, self._before, strict=True):
+                tensor.copy_(before)
+        found = result.non_finite
+        self._seen[self._now] |= {
+            "after": checksum(session.engine),
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "skipped": result.skipped,
+            "cause": found and found.cause,
+            "sample_ids": found and found.sample_ids,
+            "seen": found and {str(who): ids for who, ids in found.seen.items()},
+        }
+        note = self.notes / f"rank-{session.world.rank}.json"
+        note.write_text(json.dumps(self._seen))
 
     def read(self, rank: int) -> dict[int, dict[str, Any]]:
         """Return what one rank noted, by step."""
@@ -127,31 +140,31 @@ def spoil(kind: Kind, loss: torch.Tensor, model: Any) -> torch.Tensor:
     return loss
 
 
-def left_out(session: Any, window: Any) -> Any:
-    """Return the result of a step that is not taken."""
-    from launcher.train.local_work import LocalWork
-    from launcher.train.non_finite import NonFinite
-    from launcher.train.step import StepResult
+def state_of(engine: Any) -> list[torch.Tensor]:
+    """Return all weights, float32 masters and optimizer state that this rank holds, live."""
+    # At ZeRO-3 a parameter is whole or empty as it is needed; its shard is what there is to keep.
+    tensors = [getattr(p, "ds_tensor", p).data for p in engine.module.parameters()]
+    wrapper = engine.optimizer
+    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
+        tensors += [tensor.data for tensor in getattr(wrapper, name, [])]
+    masters = [tensor for group in getattr(wrapper, "fp32_groups", []) for tensor in group]
+    tensors += [tensor.data for tensor in masters]
+    plain = getattr(wrapper, "optimizer", wrapper)
+    states = [values for values in plain.state.values() if values]
+    return tensors + [
+        v for values in states for _, v in sorted(values.items()) if torch.is_tensor(v)
+    ]
 
-    ids = tuple(window.sample_ids.tolist())
-    num_tokens = int(session.prepared.train.lengths[window.sample_ids].sum())
-    found = NonFinite("loss", math.nan, ids, {})
-    return StepResult(0.0, 0, num_tokens, None, found, LocalWork(0.0, 0, 0.0))
+
+def whole_of(engine: Any) -> list[torch.Tensor]:
+    """Return the small parameters of ZeRO-3 that stay whole between two steps, live."""
+    return [p.data for p in engine.module.parameters() if hasattr(p, "ds_tensor") and p.numel()]
 
 
 def checksum(engine: Any) -> int:
     """Return a checksum of this rank's weights, float32 masters and optimizer state."""
-    # At ZeRO-3 a parameter is whole or empty as it is needed; its shard is what there is to keep.
-    tensors = [getattr(p, "ds_tensor", p.data) for p in engine.module.parameters()]
-    wrapper = engine.optimizer
-    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
-        tensors += getattr(wrapper, name, [])
-    tensors += [tensor for group in getattr(wrapper, "fp32_groups", []) for tensor in group]
-    plain = getattr(wrapper, "optimizer", wrapper)
-    states = [values for values in plain.state.values() if values]
-    tensors += [v for values in states for _, v in sorted(values.items()) if torch.is_tensor(v)]
     whole = 1
-    for tensor in tensors:
+    for tensor in state_of(engine):
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         whole = zlib.adler32(data, whole)
     return whole

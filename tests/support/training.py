@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from ruamel.yaml import YAML
 
 from launcher.run_dir import RunDir
+from launcher.train.step_observer import StepObserver
 from tests.support.ranks import run_ranks
+
+if TYPE_CHECKING:
+    from launcher.data.sampler import Window
+    from launcher.train.session import Session
 
 
 @dataclass
@@ -21,18 +25,14 @@ class RankReport:
     """What one rank saw of a run."""
 
     rank: int
-    world_size: int
-    engine: str
-    zero_stage: int
-    partitioned: bool
-    """Every parameter was split over the ranks right after the model was loaded."""
-    step: int
+    world_size: int = 0
+    engine: str = ""
+    zero_stage: int = -1
+    step: int = 0
     sample_ids: list[list[int]] = field(default_factory=list)
     """Of the whole window, by optimizer step."""
     learning_rates: list[float] = field(default_factory=list)
     """What the engine's own parameter groups held at each update."""
-    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Whole gradients at the first update, by parameter name."""
 
 
 def write_recipe(folder: Path, recipe: dict[str, Any]) -> Path:
@@ -74,18 +74,19 @@ def train(
     world_size: int,
     *,
     kill_after: int | None = None,
-    keep_gradients: bool = False,
     sabotage: Callable[[], None] | None = None,
+    observers: Sequence[StepObserver] = (),
 ) -> list[RankReport]:
     """Prepare and train a recipe on forked ranks.
 
     `kill_after`: all ranks end in the wake of that step by `os._exit`, as abruptly as a kill, and
-    what they saw until then is returned. `sabotage` is called in each rank before it trains.
+    what they saw until then is returned. `sabotage` is called in each rank before it trains;
+    `observers` look at each of its steps.
     """
     path = write_recipe(folder, recipe)
     prepare(path)
     reports: list[RankReport] = run_ranks(
-        world_size, _train, path, kill_after, keep_gradients, sabotage
+        world_size, _train, path, kill_after, sabotage, tuple(observers)
     )
 
     assert [report.rank for report in reports] == list(range(world_size))
@@ -110,85 +111,47 @@ class _Killed(BaseException):
     """Ends a rank where a kill would."""
 
 
+@dataclass
+class _Witness(StepObserver):
+    """Notes what a rank does, and ends it where it is to be killed."""
+
+    report: RankReport
+    kill_after: int | None
+
+    def before_step(self, session: Session, window: Window) -> None:
+        import torch.distributed as dist
+
+        report, engine = self.report, session.engine
+        report.world_size = dist.get_world_size()
+        report.engine = type(engine).__name__
+        report.zero_stage = engine.zero_optimization_stage()
+        if self.kill_after is not None and window.step >= self.kill_after:
+            raise _Killed
+        report.sample_ids.append(window.sample_ids.tolist())
+        report.learning_rates.append(engine.optimizer.param_groups[0]["lr"])
+        report.step = window.step + 1
+
+
 def _train(
     path: Path,
     kill_after: int | None,
-    keep_gradients: bool,
     sabotage: Callable[[], None] | None,
+    observers: tuple[StepObserver, ...],
 ) -> RankReport:
-    torch.set_num_threads(1)
     from launcher.recipe.resolve import resolve
-    from launcher.train import loop, run, setup
+    from launcher.train.run import run_rank
     from launcher.world import World
 
     world = World.from_environment()
-    report = RankReport(world.rank, 0, "", -1, False, 0)
-    _watch_model(setup, report)
-    _watch_steps(loop, report, kill_after, keep_gradients)
+    report = RankReport(world.rank)
     if sabotage is not None:
         sabotage()
+    resolved = resolve(path, processes=world.world_size)
     try:
-        run.run_rank(resolve(path, processes=world.world_size), world)
+        run_rank(resolved, world, observers=(_Witness(report, kill_after), *observers))
     except _Killed:
         return report
     return report
-
-
-def _watch_model(setup: Any, report: RankReport) -> None:
-    load_model = setup.load_model
-
-    def load_and_look(*args: Any, **kwargs: Any) -> Any:
-        loaded = load_model(*args, **kwargs)
-        parameters = list(loaded.model.parameters())
-        report.partitioned = all(
-            hasattr(p, "ds_id") and p.numel() == 0 and p.ds_tensor.numel() < p.ds_numel
-            for p in parameters
-            if not hasattr(p, "ds_numel") or p.ds_numel > 1
-        )
-        return loaded
-
-    setup.load_model = load_and_look
-
-
-def _watch_steps(
-    loop: Any, report: RankReport, kill_after: int | None, keep_gradients: bool
-) -> None:
-    from launcher.train import step as step_module
-
-    train_step, update = loop.train_step, step_module._update
-
-    def update_and_look(session: Any) -> Any:
-        if keep_gradients and not report.gradients:
-            report.gradients = _whole_gradients(session.engine)
-        return update(session)
-
-    def step_and_look(session: Any, window: Any) -> Any:
-        import torch.distributed as dist
-
-        report.world_size = dist.get_world_size()
-        report.engine = type(session.engine).__name__
-        report.zero_stage = session.engine.zero_optimization_stage()
-        if kill_after is not None and window.step >= kill_after:
-            raise _Killed
-        report.sample_ids.append(window.sample_ids.tolist())
-        report.learning_rates.append(session.engine.optimizer.param_groups[0]["lr"])
-        report.step = window.step + 1
-        return train_step(session, window)
-
-    step_module._update = update_and_look
-    loop.train_step = step_and_look
-
-
-def _whole_gradients(engine: Any) -> dict[str, torch.Tensor]:
-    from deepspeed.utils import safe_get_full_grad
-
-    gradients = {}
-    for name, parameter in engine.module.named_parameters():
-        if parameter.requires_grad:
-            whole = parameter.grad if engine.zero_optimization_stage() == 0 else None
-            whole = safe_get_full_grad(parameter) if whole is None else whole
-            gradients[name] = whole.detach().float().cpu().clone()
-    return gradients
 
 
 def base_recipe(
