@@ -12,7 +12,6 @@ import torch
 from transformers import PreTrainedModel
 
 from launcher.checkpoint import reload
-from launcher.checkpoint.adapters import ADAPTER_FILE, adapter_shapes, merge_adapter, write_adapter
 from launcher.checkpoint.base_tensors import any_changed
 from launcher.checkpoint.consolidate import LazyTensor, held
 from launcher.checkpoint.describe import Description, skeleton
@@ -103,10 +102,12 @@ def _frozen(work: Work, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Lazy
 
 def export_adapter(work: Work, out: Path) -> ExportReport:
     """Write the adapter alone, and check it on the base as it was in training."""
-    shapes = adapter_shapes(work.description)
-    size = write_adapter(work.folder, work.description, work.trained, work.dtype)
+    from launcher.checkpoint import adapters  # here, because a full model's export needs no peft
+
+    shapes = adapters.adapter_shapes(work.description)
+    size = adapters.write_adapter(work.folder, work.description, work.trained, work.dtype)
     check_files(work.folder, shapes)
-    require_change(adapter_moved(work.folder / ADAPTER_FILE), work.step)
+    require_change(adapter_moved(work.folder / adapters.ADAPTER_FILE), work.step)
     base = reload.load_base(work.recipe, work.description, quantized=True)
     reloaded = reload.load_adapter(base, work.folder)
     return _report(work, out, "adapter", len(shapes), size, reloaded)
@@ -114,14 +115,16 @@ def export_adapter(work: Work, out: Path) -> ExportReport:
 
 def export_merged(work: Work, out: Path) -> ExportReport:
     """Fold the adapter into the unquantised base, and hold it against the two unmerged."""
+    from launcher.checkpoint import adapters
+
     adapter_folder = work.folder / "adapter"
     adapter_folder.mkdir()
-    write_adapter(adapter_folder, work.description, work.trained, work.dtype)
-    require_change(adapter_moved(adapter_folder / ADAPTER_FILE), work.step)
+    adapters.write_adapter(adapter_folder, work.description, work.trained, work.dtype)
+    require_change(adapter_moved(adapter_folder / adapters.ADAPTER_FILE), work.step)
     base = reload.load_base(work.recipe, work.description, quantized=False)
     adapted = reload.load_adapter(base, adapter_folder)
     unmerged = answer(adapted, work.probe)
-    merged = merge_adapter(adapted)
+    merged = adapters.merge_adapter(adapted)
     shutil.rmtree(adapter_folder)
     shapes, state = _untied_shapes(skeleton(work.description)), merged.state_dict()
     tensors = {name: held(state[name]) for name in shapes if name in state}

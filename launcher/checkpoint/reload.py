@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import bitsandbytes
 import torch
-from peft import PeftModel
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from launcher.checkpoint.describe import Description
 from launcher.errors import TrainingError
 from launcher.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def load_base(recipe: Recipe, description: Description, *, quantized: bool) -> PreTrainedModel:
@@ -39,10 +40,13 @@ def load_base(recipe: Recipe, description: Description, *, quantized: bool) -> P
     )
     if num_tokens != config.get_text_config().vocab_size:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            # As in training: evaluation on some CPUs would repack the weights in place.
-            module.support_avx512bf16_for_cpu = False
+    if "quantization_config" in options:
+        import bitsandbytes  # here, because it takes 2 s
+
+        for module in model.modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                # As in training: evaluation on some CPUs would repack the weights in place.
+                module.support_avx512bf16_for_cpu = False
     base: PreTrainedModel = model.eval()
     return base
 
@@ -61,6 +65,8 @@ def load_model(folder: Path, recipe: Recipe, description: Description) -> PreTra
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """Put an exported adapter on a base model; raise TrainingError unless all of it is found."""
+    from peft import PeftModel  # here, because a full model's export needs no peft
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # The dtype of training, not float32: the live logits were computed so.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow
-from pyarrow import parquet
-
 from launcher.data.rows import BrokenPart, Row
 from launcher.errors import Problem
 
 
 def read_parquet(path: Path) -> Iterator[Row | Problem]:
     """Yield the rows of a file; a broken file gives one problem and ends there."""
+    import pyarrow  # here, because it brings threads and few runs read Parquet
+    from pyarrow import parquet
+
     count = 0
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:

@@ -6,18 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import deepspeed
 import torch
 import transformers
-from peft import PeftModel
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed_config
 
 from launcher.errors import InputError, Problem
-from launcher.model import quantize
-from launcher.model.adapter import add_adapter, module_name, new_token_ids, saved_modules
 from launcher.model.embeddings import fit_vocabulary, num_embeddings
 from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
@@ -31,6 +28,9 @@ from launcher.model.trainable import (
     partition_report,
 )
 from launcher.recipe.schema import FreezeMethod, LoraMethod, QloraMethod, Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -89,20 +89,24 @@ def load_model(
     if isinstance(recipe.method, FreezeMethod):
         _freeze(model, recipe.method, head_patterns, missing, grown)
     elif isinstance(recipe.method, LoraMethod):
-        saved = saved_modules(model, heads, missing, grown)
-        trained = add_adapter(
+        from launcher.model import adapter  # with it comes peft: 2.5 s that other methods save
+
+        trained = adapter.add_adapter(
             model,
             recipe.method,
             auto_class=auto_class,
-            saved_modules=saved,
-            new_token_ids=new_token_ids(tokenizer, recipe.model.add_tokens, num_known),
+            saved_modules=adapter.saved_modules(model, heads, missing, grown),
+            new_token_ids=adapter.new_token_ids(tokenizer, recipe.model.add_tokens, num_known),
             seed=recipe.run.seed,
             dtype=getattr(torch, recipe.model.dtype),
             sharded=zero_stage == 3,
         )
     if zero_stage == 3:
         # Quantised weights and adapters were made whole; from here on no rank holds any tensor.
-        quantize.shard_int8_weights(trained)
+        if isinstance(recipe.method, QloraMethod):
+            from launcher.model import quantize
+
+            quantize.shard_int8_weights(trained)
         deepspeed.zero.Init(module=trained, config_dict_or_path=deepspeed_config())
     return _describe(trained, (*missing, *grown))
 
@@ -187,8 +191,10 @@ def _read_weights(
     if recipe.model.attention != "auto":
         options["attn_implementation"] = recipe.model.attention
     if isinstance(recipe.method, QloraMethod):
+        from launcher.model import adapter, quantize  # bitsandbytes costs as much as peft
+
         quantize.refuse_unsupported(recipe.method, zero_stage, device)
-        output_layer = module_name(outline, outline.get_output_embeddings())
+        output_layer = adapter.module_name(outline, outline.get_output_embeddings())
         skip = [*heads, *recipe.method.modules_to_save, *output_layer]
         options["quantization_config"] = quantize.quantization_config(recipe.method, dtype, skip)
     if zero_stage != 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,7 @@ def shard(
     Raises:
         TrainingError: what came back is not a DeepSpeed engine at the stage that was asked for.
     """
+    _import_muon_uncompiled()
     # Some of DeepSpeed's wrappers take a step on zero gradients to allocate the moments: at rate
     # zero it moves nothing.
     set_learning_rate(optimizer.param_groups, 0.0)
@@ -117,6 +119,21 @@ def shard(
         # Our own limit of skipped updates stops such a run, and says where it was.
         scaler.raise_error_at_min_scale = False
     return engine
+
+
+def _import_muon_uncompiled() -> None:
+    """Spare each start a second: to ask if our optimizer is Muon, DeepSpeed compiles that one.
+
+    The decorator at its kernels alone loads all of torch._inductor. No run uses them.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_kernels = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_kernels
 
 
 def gradient_norm(engine: DeepSpeedEngine) -> float:

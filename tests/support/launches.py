@@ -1,37 +1,74 @@
-"""Real launches through the `launcher` command, with their processes at hand."""
+"""Real launches through the `launcher` command, with their processes at hand.
+
+Each is a fork of a process that has imported the libraries; with `forked=False` it is the installed
+command, started as a user starts it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from launcher.process import Process, children_of
 from launcher.run_dir import LogDir, RunDir
+from tests.support.forkserver import ForkedProcess
 from tests.support.training import run_folder, write_recipe
 
 LAUNCHER = str(Path(sys.executable).with_name("launcher"))
 DEADLINE_SECONDS = 240.0
 
+Running = subprocess.Popen[str] | ForkedProcess
+
+
+def start(
+    *words: str | Path,
+    forked: bool = True,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Running:
+    """Start a command of the launcher; `environment` comes on top of this process's own."""
+    variables = os.environ | (environment or {})
+    arguments = [str(word) for word in words]
+    if forked:
+        return ForkedProcess([sys.executable, "-m", "launcher.cli", *arguments], variables, folder)
+    return subprocess.Popen(
+        [LAUNCHER, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables,
+        cwd=folder,
+        start_new_session=True,  # a signal to its group then isn't one to the tests
+    )
+
+
+def run(
+    *words: str | Path,
+    forked: bool = True,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the launcher to its end."""
+    process = start(*words, forked=forked, environment=environment, folder=folder)
+    stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    return subprocess.CompletedProcess([*words], process.returncode, stdout, stderr)
+
 
 class Launch:
     """One running `launcher run`."""
 
-    def __init__(self, folder: Path, recipe: dict[str, Any], *options: str) -> None:
+    def __init__(
+        self, folder: Path, recipe: dict[str, Any], *options: str, forked: bool = True
+    ) -> None:
         self.run_dir: RunDir = run_folder(recipe)
         self.recipe = write_recipe(folder, recipe)
-        command = [LAUNCHER, "run", str(self.recipe), *options]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a signal to its group then isn't one to the tests
-        )
+        self.process = start("run", self.recipe, *options, forked=forked)
 
     @property
     def logs(self) -> LogDir:
@@ -76,6 +113,7 @@ class Launch:
     def end(self) -> tuple[int, str, str]:
         """Wait for its end; return exit code, standard output and standard error."""
         stdout, stderr = self.process.communicate(timeout=DEADLINE_SECONDS)
+        assert self.process.returncode is not None
         return self.process.returncode, stdout, stderr
 
 
@@ -84,12 +122,13 @@ def compact(path: Path) -> str:
     return path.read_text().replace(" ", "")
 
 
-def launch(folder: Path, recipe: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
+def launch(
+    folder: Path,
+    recipe: dict[str, Any],
+    *options: str,
+    forked: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run `launcher run` to its end."""
     path = write_recipe(folder, recipe)
-    return subprocess.run(
-        [LAUNCHER, "run", str(path), *options],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
+    return run("run", path, *options, forked=forked, environment=environment)

@@ -6,32 +6,26 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from launcher.process import Process
 from launcher.run_dir import LogDir, RunDir
-from tests.support.launches import DEADLINE_SECONDS, LAUNCHER, compact
+from tests.support.launches import DEADLINE_SECONDS, LAUNCHER, Running, compact, start
 from tests.support.training import run_folder, write_recipe
 
 
 class Node:
     """One running `launcher run --num-nodes N --node-rank I`."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=dict(environment),
-            start_new_session=True,
-        )
+    def __init__(self, process: Running) -> None:
+        self.process = process
 
     def end(self, seconds: float = DEADLINE_SECONDS) -> tuple[int, str, str]:
         """Wait for its end; return exit code, standard output and standard error."""
         stdout, stderr = self.process.communicate(timeout=seconds)
+        assert self.process.returncode is not None
         return self.process.returncode, stdout, stderr
 
 
@@ -49,14 +43,28 @@ class Nodes:
         node_rank: int,
         *options: str,
         before: Sequence[str] = (),
-        command: Sequence[str] = (LAUNCHER,),
+        command: Sequence[str] = (),
         **variables: str,
     ) -> Node:
-        """Start one node; `before` goes in front of its command, as `ip netns exec X` would."""
+        """Start one node; `before` goes in front of its command, as `ip netns exec X` would.
+
+        With that, or another `command`, it is executed; else it is a fork.
+        """
         place = ["--num-nodes", str(self.num_nodes), "--node-rank", str(node_rank)]
         head = [] if "--head" in options else ["--head", "127.0.0.1"]
-        words = [*before, *command, "run", str(self.recipe), *place, *head, *options]
-        self.nodes[node_rank] = Node(words, os.environ | variables)
+        words = ["run", str(self.recipe), *place, *head, *options]
+        if before or command or variables:
+            process: Running = subprocess.Popen(
+                [*before, *(command or (LAUNCHER,)), *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | variables,
+                start_new_session=True,
+            )
+        else:
+            process = start(*words)
+        self.nodes[node_rank] = Node(process)
         return self.nodes[node_rank]
 
     def start_all(self, *options: str) -> Nodes:
