@@ -24,7 +24,7 @@ class Place:
     """Where a rank is in its run."""
 
     phase: str = "start"
-    """start, load, resume, train, evaluate, save, export; done: it ends well."""
+    """start, compile OPERATOR, load, resume, train, evaluate, save, export; done: it ends well."""
     step: int | None = None
     micro_step: int | None = None
     progressed: float = 0.0

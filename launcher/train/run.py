@@ -10,6 +10,7 @@ from launcher.train.engine import shard, start_accelerator
 from launcher.train.finish import finish, is_finished
 from launcher.train.folder import claim_run_folder
 from launcher.train.loop import train
+from launcher.train.operators import watch_builds
 from launcher.train.optim import build_optimizer
 from launcher.train.prepare import open_prepared
 from launcher.train.resume import choose_checkpoint, resume
@@ -36,6 +37,7 @@ def run_rank(
     heartbeat = watch.heartbeat
     heartbeat.at("start")  # the libraries are imported
     prepared = open_prepared(resolved.recipe_of_data)
+    watch_builds(heartbeat, world, terminal)
     accelerator = start_accelerator(resolved, world)  # first: ZeRO-3 partitions while loading
     device = accelerator.device
     run_dir = claim_run_folder(resolved, prepared.report, world, device)

@@ -129,10 +129,10 @@ def _nodes(state: RunState) -> str:
 
 
 def _step(state: RunState) -> str:
-    if state.total_steps is None:
-        return str(state.step) if state.step else ""
-    share = f" ({state.step / state.total_steps:.0%})"
     phase = f", {state.phase}" if state.state == "running" and state.phase else ""
+    if state.total_steps is None:
+        return f"{state.step}{phase}{_silence(state)}" if state.step or phase else ""
+    share = f" ({state.step / state.total_steps:.0%})"
     return f"{state.step} of {state.total_steps}{share}{phase}{_silence(state)}"
 
 

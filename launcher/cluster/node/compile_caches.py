@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-
-NETWORK = (
-    "nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "afs", "panfs", "wekafs", "9p",
-    "fuse.sshfs", "fuse.gluster", "orangefs", "pvfs",
-)  # fmt: skip
-"""How the types of file systems begin that several nodes share."""
-OLD_SECONDS = 10.0
-"""A lock that is younger may be about to be opened by whoever made it."""
+from launcher.compile_locks import is_shared, locks_below, remove_if_dead
 
 
 def caches_here(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -55,47 +45,6 @@ def extensions_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(cache) / "torch_extensions"
 
 
-def is_shared(path: Path) -> bool:
-    """Return whether a path, or where it would be made, is on a network file system."""
-    target = path.resolve()
-    kinds = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    for folder in (target, *target.parents):
-        if folder in kinds:
-            return kinds[folder].startswith(NETWORK)
-    return False
-
-
 def clear_dead_locks(folder: Path) -> list[Path]:
-    """Remove the locks that compilers left when they were killed; return them.
-
-    torch takes a lock by making a file, waits without end where there is one, and keeps it open
-    while it compiles (torch.utils.file_baton). On a file system of several hosts its holder may be
-    on another one, so nothing is touched there.
-    """
-    if not folder.is_dir() or is_shared(folder):
-        return []
-    locks = [path for path in _locks(folder) if _age_seconds(path) > OLD_SECONDS]
-    held = set(_open_files()) if locks else set()
-    dead = [path for path in locks if str(path.resolve()) not in held]
-    for path in dead:
-        path.unlink(missing_ok=True)
-    return dead
-
-
-def _locks(folder: Path) -> Iterator[Path]:
-    """Yield them: a folder an extension, maybe below one for versions of Python and CUDA."""
-    yield from folder.glob("*/lock")
-    yield from folder.glob("*/*/lock")
-
-
-def _age_seconds(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:  # released meanwhile
-        return 0.0
-
-
-def _open_files() -> Iterator[str]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
-            yield from (file.path for file in process.open_files())
+    """Remove the locks of compilers that are gone; return them."""
+    return [lock for lock in locks_below(folder) if remove_if_dead(lock)]

@@ -55,6 +55,16 @@ def test_the_step_of_an_unlogged_stretch_is_the_heartbeats(tmp_path: Path) -> No
     assert (state.step, state.total_steps, state.run_seconds_left) == (7, 20, None)
 
 
+def test_a_run_whose_length_is_not_known_yet_says_what_it_does(tmp_path: Path) -> None:
+    run_dir = empty_run(tmp_path)
+    run_dir.resolved.write_text("run: {name: bot}\ntrain: {num_epochs: 2}\n")
+    logs = write_attempt(run_dir, 1)
+    assert "step" not in screen(run_dir)
+    write_beat(logs, 0, "n1", step=None, phase="compile deepspeed_shm_comm")
+    with hold(run_dir.lock, "launcher run"):
+        assert "step      0, compile deepspeed_shm_comm" in screen(run_dir)
+
+
 def test_a_failure_with_its_attempts(tmp_path: Path) -> None:
     run_dir = empty_run(tmp_path)
     write_attempt(run_dir, 1, outcome="stopped", hours=2, gpus=4)

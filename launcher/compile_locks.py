@@ -1,0 +1,124 @@
+"""torch's lock on a folder where an extension is compiled: whose it is, and whether they are gone.
+
+torch takes it by making a file that it keeps open, names nobody in it, and waits without end where
+there is one (torch.utils.file_baton). So a rank that has it puts a record beside it, under the
+kernel's lock and renewed as that of a run folder is. This tells a dead builder on any host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from launcher.errors import InputError
+from launcher.lock import FolderLock, Holder, hold, holder_of
+
+LOCK, RECORD = "lock", "builder.json"
+NETWORK = (
+    "nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "afs", "panfs", "wekafs", "9p",
+    "fuse.sshfs", "fuse.gluster", "orangefs", "pvfs",
+)  # fmt: skip
+"""How the types of file systems begin that several nodes share."""
+OLD_SECONDS = 10.0
+"""A lock without a record that is younger may be about to be opened by whoever made it."""
+
+
+def is_shared(path: Path) -> bool:
+    """Return whether a path, or where it would be made, is on a network file system."""
+    target = path.resolve()
+    kinds = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    for folder in (target, *target.parents):
+        if folder in kinds:
+            return kinds[folder].startswith(NETWORK)
+    return False
+
+
+def is_held_here(lock: Path) -> bool:
+    """Tell whether this process has made the lock: it then has the file open."""
+    path = str(lock.resolve())
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if str(descriptor.readlink()) == path:
+                return True
+    return False
+
+
+def sign(lock: Path, command: str) -> FolderLock | None:
+    """Put this process on record as the lock's holder until it is released, or ends.
+
+    None while another process looks at the record: try again.
+    """
+    try:
+        return hold(lock.with_name(RECORD), command)
+    except InputError:
+        return None
+
+
+def builder_of(lock: Path) -> Holder | None:
+    """Return the living process on record; None where none is."""
+    return holder_of(lock.with_name(RECORD))
+
+
+def remove_if_dead(lock: Path) -> bool:
+    """Remove a lock whose maker is gone; return whether it was removed.
+
+    One without a record was made by a process that isn't ours. On a file system of several hosts
+    nobody can tell whether that lives, so it stays.
+    """
+    try:
+        seen = lock.stat()
+    except FileNotFoundError:
+        return False
+    if not _is_dead(lock, seen):
+        return False
+    removal = sign(lock, "launcher, removing a dead lock")
+    if removal is None:
+        return False  # somebody else is at it
+    with removal:  # one process at a time, so this is still the lock that was judged
+        try:
+            if not os.path.samestat(seen, lock.stat()):
+                return False
+        except FileNotFoundError:
+            return False
+        lock.unlink()
+    return True
+
+
+def locks_below(folder: Path) -> Iterator[Path]:
+    """Yield them: a folder an extension, maybe below one for versions of Python and CUDA."""
+    yield from folder.glob(f"*/{LOCK}")
+    yield from folder.glob(f"*/*/{LOCK}")
+
+
+def _is_dead(lock: Path, seen: os.stat_result) -> bool:
+    if builder_of(lock) is not None or _compiles_in(lock.parent):
+        return False
+    try:
+        signed = lock.with_name(RECORD).stat().st_mtime_ns >= seen.st_mtime_ns
+    except FileNotFoundError:
+        signed = False
+    if signed:
+        return True
+    is_old = time.time() - seen.st_mtime > OLD_SECONDS
+    return is_old and not is_shared(lock.parent) and str(lock.resolve()) not in set(_open_files())
+
+
+def _compiles_in(folder: Path) -> bool:
+    """Tell whether ninja works in a folder on this host: it outlives a killed rank."""
+    path = str(folder.resolve())
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
+            if process.name() == "ninja" and process.cwd() == path:
+                return True
+    return False
+
+
+def _open_files() -> Iterator[str]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            yield from (file.path for file in process.open_files())
