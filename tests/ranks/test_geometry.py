@@ -47,10 +47,10 @@ def _run(
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_geometry_leaves_no_trace(
-    stage: int, tmp_path: Path, smollm2_cut_dir: Path, skewed_rows: Path
+    stage: int, tmp_path: Path, smollm2_small_dir: Path, skewed_rows: Path
 ) -> None:
     runs = {
-        name: _run(tmp_path / name, smollm2_cut_dir, skewed_rows, stage, name)
+        name: _run(tmp_path / name, smollm2_small_dir, skewed_rows, stage, name)
         for name in GEOMETRIES
     }
     reference, losses, norms = runs["1x8"]
