@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Set before torch, tokenizers or the hub's library is imported; processes that tests start inherit
 # them. One OpenMP thread: a forked rank whose parent has run a thread pool hangs in its first
@@ -35,6 +35,9 @@ import pytest
 pytest.register_assert_rewrite("tests.faults", "tests.support")
 
 from quickstart import assets
+
+if TYPE_CHECKING:
+    from tests.support.training import Runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROCESS_TIERS = tuple(REPOSITORY / "tests" / tier for tier in ("ranks", "e2e", "faults", "slurm"))
@@ -127,6 +130,14 @@ def smollm2_small_dir(smollm2_cut_dir: Path, tmp_path_factory: pytest.TempPathFa
 
     folder = tmp_path_factory.mktemp("smollm2-cut")
     return write_cut(smollm2_cut_dir, folder, num_layers=2, vocabulary=4096)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs that several tests look at, each trained once."""
+    from tests.support.training import Runs
+
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")
