@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Set before torch, tokenizers or the hub's library is imported; processes that tests start inherit
 # them. One OpenMP thread: a forked rank whose parent has run a thread pool hangs in its first
@@ -35,6 +35,9 @@ import pytest
 pytest.register_assert_rewrite("tests.faults", "tests.support")
 
 from quickstart import assets
+
+if TYPE_CHECKING:
+    from tests.support.training import Runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROCESS_TIERS = tuple(REPOSITORY / "tests" / tier for tier in ("ranks", "e2e", "faults", "slurm"))
@@ -119,6 +122,32 @@ def smollm2_cut_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_cut_dir(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real weights of MiniLM: 2 of its 6 layers, 4,096 of its 30,522 tokens."""
+    from tests.support.tiny_model import write_cut
+
+    folder = tmp_path_factory.mktemp("minilm-cut")
+    return write_cut(minilm_dir, folder, num_layers=2, vocabulary=4096)
+
+
+@pytest.fixture(scope="session")
+def smollm2_small_dir(smollm2_cut_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real weights of SmolLM2: 2 of its 30 layers, 4,096 of its 49,152 tokens."""
+    from tests.support.tiny_model import write_cut
+
+    folder = tmp_path_factory.mktemp("smollm2-cut")
+    return write_cut(smollm2_cut_dir, folder, num_layers=2, vocabulary=4096)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs that several tests look at, each trained once."""
+    from tests.support.training import Runs
+
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
 def topics_dir() -> Path:
     """`train.jsonl` and `validation.jsonl` with text and label: the topic of a conversation."""
     return assets.topics(assets.FOLDER)
@@ -147,6 +176,17 @@ def topics_recipe(
 
     rows = small_topics / "train.jsonl"
     return partial(base_recipe, tmp_path, minilm_dir, "sequence-classification", rows)
+
+
+@pytest.fixture
+def tiny_recipe(
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
+) -> Callable[..., dict[str, Any]]:
+    """The same for the tiny model: where real weights aren't the subject."""
+    from tests.support.training import base_recipe
+
+    rows = small_topics / "train.jsonl"
+    return partial(base_recipe, tmp_path, tiny_bert_dir, "sequence-classification", rows)
 
 
 def _starts_processes(item: pytest.Item) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launcher.tasks.registry import task_for
 from launcher.world import World
 from tests.support.training import base_recipe, events, records, run_folder, train
 
@@ -23,7 +24,9 @@ def _recipe(folder: Path, model: Path, topics: Path, **sections: Any) -> dict[st
     )
 
 
-def test_same_number_for_any_geometry(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> None:
+def test_same_number_for_any_geometry(
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
+) -> None:
     """37 rows: no batch size and no number of ranks divides them."""
     found = {}
     for world_size in (1, 2):
@@ -31,7 +34,7 @@ def test_same_number_for_any_geometry(tmp_path: Path, minilm_dir: Path, small_to
             folder = tmp_path / f"{world_size}x{micro_batch_size}"
             recipe = _recipe(
                 folder,
-                minilm_dir,
+                tiny_bert_dir,
                 small_topics,
                 train={"max_steps": 1},
                 evaluate={"micro_batch_size": micro_batch_size},
@@ -67,9 +70,9 @@ def _overfitting_recipe(folder: Path, model: Path, topics: Path) -> dict[str, An
 
 
 def test_overfitting_stops_by_itself_and_exports_the_best(
-    tmp_path: Path, minilm_dir: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
-    recipe = _overfitting_recipe(tmp_path / "run", minilm_dir, small_topics)
+    recipe = _overfitting_recipe(tmp_path / "run", tiny_bert_dir, small_topics)
     train(recipe, tmp_path / "run", 2)
     run_dir = run_folder(recipe)
     summary = json.loads(run_dir.summary.read_text())
@@ -92,23 +95,21 @@ def test_overfitting_stops_by_itself_and_exports_the_best(
 
 def _other_numbers_on_rank_one() -> None:
     """Rank 1 sees validation improve for ever, rank 0 sees what is there."""
-    from launcher.train import loop
-
     if World.from_environment().rank == 1:
-        evaluate, calls = loop.evaluate, []
+        task: Any = task_for("sequence-classification")
+        summarise, calls = task.summarise, []
 
-        def ever_better(session: Any) -> dict[str, float] | None:
-            metrics = evaluate(session)
+        def ever_better(statistics: Any) -> dict[str, float]:
             calls.append(1)
-            return None if metrics is None else {**metrics, "validation/loss": 1.0 / len(calls)}
+            return {**summarise(statistics), "loss": 1.0 / len(calls)}
 
-        loop.evaluate = ever_better
+        task.summarise = ever_better
 
 
 def test_ranks_with_different_metrics_stop_together(
-    tmp_path: Path, minilm_dir: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
-    recipe = _overfitting_recipe(tmp_path / "run", minilm_dir, small_topics)
+    recipe = _overfitting_recipe(tmp_path / "run", tiny_bert_dir, small_topics)
     reports = train(recipe, tmp_path / "run", 2, sabotage=_other_numbers_on_rank_one)
     summary = json.loads(run_folder(recipe).summary.read_text())
     assert summary["outcome"] == "early_stopped"

@@ -95,10 +95,10 @@ def _relative_difference(model: Any, probe_file: Path) -> float:
 @pytest.mark.parametrize("zero_stage", [1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_full_model_with_new_tokens(
-    zero_stage: int, dtype: str, smollm2_cut_dir: Path, tmp_path: Path
+    zero_stage: int, dtype: str, smollm2_small_dir: Path, tmp_path: Path
 ) -> None:
     """Tied embeddings that grew; the files hold them once, in the dtype of the recipe."""
-    recipe = model_recipe(smollm2_cut_dir, {"type": "full"}, dtype=dtype, add_tokens=NEW_TOKENS)
+    recipe = model_recipe(smollm2_small_dir, {"type": "full"}, dtype=dtype, add_tokens=NEW_TOKENS)
     run_ranks(2, _train, recipe, zero_stage, 2, tmp_path / "run")
     out = tmp_path / "run" / "export"
     report = _export(recipe, tmp_path / "run", False, out)
@@ -113,7 +113,7 @@ def test_full_model_with_new_tokens(
     with safe_open(out / "model.safetensors", framework="pt") as file:
         assert "lm_head.weight" not in file.keys()  # noqa: SIM118 - not a dict
     tokenizer = AutoTokenizer.from_pretrained(out)
-    assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 49154
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 4098
     assert model.config.use_cache is True
 
 
@@ -131,15 +131,15 @@ def test_adapter_loads_with_plain_peft(
     zero_stage: int,
     method: dict[str, Any],
     model: dict[str, Any],
-    smollm2_cut_dir: Path,
+    smollm2_small_dir: Path,
     tmp_path: Path,
 ) -> None:
-    recipe = model_recipe(smollm2_cut_dir, method, **model)
+    recipe = model_recipe(smollm2_small_dir, method, **model)
     root = tmp_path / "run"
     run_ranks(2, _train, recipe, zero_stage, 2, root)
     report = _export(recipe, root, False, root / "export")
     config = json.loads((root / "export" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(smollm2_cut_dir)
+    assert config["base_model_name_or_path"] == str(smollm2_small_dir)
     probe = RunDir(root).checkpoint(STEP) / PROBE
     plain = AutoPeftModelForCausalLM.from_pretrained(root / "export", dtype=torch.float32)
     assert _relative_difference(plain, probe) <= 1e-5
@@ -151,8 +151,8 @@ def test_adapter_loads_with_plain_peft(
     assert _relative_difference(plain, probe) <= 1e-5
 
 
-def test_classifier_adapter_brings_its_head(minilm_dir: Path, tmp_path: Path) -> None:
-    recipe = model_recipe(minilm_dir, LORA)
+def test_classifier_adapter_brings_its_head(minilm_cut_dir: Path, tmp_path: Path) -> None:
+    recipe = model_recipe(minilm_cut_dir, LORA)
     root = tmp_path / "run"
     run_ranks(2, _train, recipe, 3, 2, root)
     _export(recipe, root, False, root / "export")
@@ -171,9 +171,9 @@ def test_classifier_adapter_brings_its_head(minilm_dir: Path, tmp_path: Path) ->
     ("dtype", "quantization"), [("bfloat16", "nf4"), ("float32", "int8")], ids=["nf4", "int8"]
 )
 def test_merged_qlora_is_the_adapter_on_the_unquantised_base(
-    dtype: str, quantization: str, smollm2_cut_dir: Path, tmp_path: Path
+    dtype: str, quantization: str, smollm2_small_dir: Path, tmp_path: Path
 ) -> None:
-    recipe = model_recipe(smollm2_cut_dir, {**QLORA, "quantization": quantization}, dtype=dtype)
+    recipe = model_recipe(smollm2_small_dir, {**QLORA, "quantization": quantization}, dtype=dtype)
     root = tmp_path / "run"
     run_ranks(2, _train, recipe, 3, 2, root)
     adapter = _export(recipe, root, False, root / "export")
@@ -191,8 +191,10 @@ def test_merged_qlora_is_the_adapter_on_the_unquantised_base(
     assert "quantization_config" not in json.loads((tmp_path / "merged/config.json").read_text())
 
 
-def test_what_differs_from_the_live_model_is_not_exported(minilm_dir: Path, tmp_path: Path) -> None:
-    recipe = model_recipe(minilm_dir, {"type": "freeze"})
+def test_what_differs_from_the_live_model_is_not_exported(
+    minilm_cut_dir: Path, tmp_path: Path
+) -> None:
+    recipe = model_recipe(minilm_cut_dir, {"type": "freeze"})
     root = tmp_path / "run"
     run_ranks(2, _train, recipe, 2, 2, root)
     checkpoint, out = RunDir(root).checkpoint(STEP), root / "export"

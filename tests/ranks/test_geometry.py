@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
 
+from launcher.train import engine_state
+from launcher.train.step_observer import StepObserver
 from tests.support.training import (
     RankReport,
     base_recipe,
@@ -17,8 +20,49 @@ from tests.support.training import (
     write_jsonl,
 )
 
+if TYPE_CHECKING:
+    from launcher.train.progress import Progress
+    from launcher.train.session import Session
+    from launcher.train.step import StepResult
+
 GEOMETRIES = {"1x8": (1, 8), "2x4": (2, 4), "2x2x2": (2, 2)}
 NUM_ROWS = 21  # two full windows of 8 and a short one of 5, which no geometry divides
+
+
+class Run(NamedTuple):
+    """What one geometry gave."""
+
+    reports: list[RankReport]
+    losses: dict[int, float]
+    norms: dict[int, float]
+    gradients: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FirstMoments(StepObserver):
+    """Keeps Adam's first moments after one update: (1 - beta1) times the clipped gradients."""
+
+    folder: Path
+
+    def after_step(self, session: Session, progress: Progress, result: StepResult) -> None:
+        if progress.step == 1:
+            own = [
+                (fragment.name, fragment.start, fragment.tensor.detach().flatten().clone())
+                for fragment in engine_state.fragments(session.engine)
+                if fragment.kind == "exp_avg"
+            ]
+            torch.save(own, self.folder / f"moments-{session.world.rank}.pt")
+
+    def read(self, world_size: int) -> dict[str, torch.Tensor]:
+        """Return the whole tensors, put together from what each rank has of them."""
+        parts: dict[str, list[tuple[int, torch.Tensor]]] = {}
+        for rank in range(world_size):
+            for name, start, part in torch.load(self.folder / f"moments-{rank}.pt"):
+                parts.setdefault(name, []).append((start, part))
+        return {
+            name: torch.cat([part for _, part in sorted(found, key=lambda pair: pair[0])])
+            for name, found in parts.items()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -31,36 +75,36 @@ def skewed_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows)
 
 
-def _run(
-    folder: Path, model: Path, rows: Path, stage: int, geometry: str
-) -> tuple[list[RankReport], dict[int, float], dict[int, float]]:
+def _run(folder: Path, model: Path, rows: Path, stage: int, geometry: str) -> Run:
     world_size, micro_batch_size = GEOMETRIES[geometry]
     sizes = {"max_steps": 5, "micro_batch_size": micro_batch_size, "learning_rate": 2.0e-5}
     recipe: dict[str, Any] = base_recipe(
         folder, model, "causal-lm", rows, train=sizes, deepspeed=f"zero{stage}"
     )
-    reports = train(recipe, folder, world_size, keep_gradients=True)
+    moments = FirstMoments(folder)
+    reports = train(recipe, folder, world_size, observers=(moments,))
     assert {report.zero_stage for report in reports} == {stage}
     run_dir = run_folder(recipe)
-    return reports, records(run_dir, "train/loss"), records(run_dir, "grad_norm")
+    losses, norms = records(run_dir, "train/loss"), records(run_dir, "grad_norm")
+    return Run(reports, losses, norms, moments.read(world_size))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_geometry_leaves_no_trace(
-    stage: int, tmp_path: Path, smollm2_cut_dir: Path, skewed_rows: Path
+    stage: int, tmp_path: Path, smollm2_small_dir: Path, skewed_rows: Path
 ) -> None:
     runs = {
-        name: _run(tmp_path / name, smollm2_cut_dir, skewed_rows, stage, name)
+        name: _run(tmp_path / name, smollm2_small_dir, skewed_rows, stage, name)
         for name in GEOMETRIES
     }
-    reference, losses, norms = runs["1x8"]
-    assert len(losses) == 5
-    for reports, other_losses, other_norms in runs.values():
-        for report in reports:
-            assert report.sample_ids == reference[0].sample_ids
-        assert other_losses == pytest.approx(losses, rel=1e-5)
-        assert other_norms == pytest.approx(norms, rel=1e-5)
-        _assert_same_gradients(reports[0].gradients, reference[0].gradients)
+    reference = runs["1x8"]
+    assert len(reference.losses) == 5
+    for run in runs.values():
+        for report in run.reports:
+            assert report.sample_ids == reference.reports[0].sample_ids
+        assert run.losses == pytest.approx(reference.losses, rel=1e-5)
+        assert run.norms == pytest.approx(reference.norms, rel=1e-5)
+        _assert_same_gradients(run.gradients, reference.gradients)
 
 
 def _assert_same_gradients(ours: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:

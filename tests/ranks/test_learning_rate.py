@@ -30,11 +30,11 @@ def test_rate_at_every_step(
     schedule: str,
     world_size: int,
     tmp_path: Path,
-    topics_recipe: Callable[..., dict[str, Any]],
+    tiny_recipe: Callable[..., dict[str, Any]],
 ) -> None:
     """A scheduler handed to Accelerate would step once a rank and reach zero half-way."""
     sizes = {"schedule": schedule, "learning_rate": PEAK, "warmup_steps": WARMUP}
-    recipe = topics_recipe(
+    recipe = tiny_recipe(
         train={**sizes, "max_steps": TOTAL, "micro_batch_size": 2},
     )
     reports = train(recipe, tmp_path, world_size)

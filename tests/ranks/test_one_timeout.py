@@ -10,12 +10,12 @@ import pytest
 
 from launcher.lock import hold, holder_of
 from tests.support.ranks import RanksFailed, run_ranks
-from tests.support.training import run_folder, train, write_recipe
+from tests.support.training import prepare, run_folder, train, write_recipe
 
 
 @pytest.fixture
-def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return topics_recipe(
+def recipe(tiny_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return tiny_recipe(
         run={"timeout_seconds": 77.0},
         train={"max_steps": 1},
     )
@@ -30,7 +30,6 @@ def _timeouts(path: Path) -> list[float]:
     from launcher.train.run import run_rank
     from launcher.world import World
 
-    torch.set_num_threads(1)
     world = World.from_environment()
     run_rank(resolve(path, processes=world.world_size), world)
     groups = dist.distributed_c10d._world.pg_map
@@ -42,9 +41,9 @@ def test_every_process_group_has_the_timeout_of_the_recipe(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
     """DeepSpeed makes one of its own, for which torch has another default."""
-    train(recipe, tmp_path, 2)
-    again = recipe | {"run": recipe["run"] | {"name": "again"}}
-    for timeouts in run_ranks(2, _timeouts, write_recipe(tmp_path, again)):
+    path = write_recipe(tmp_path, recipe)
+    prepare(path)
+    for timeouts in run_ranks(2, _timeouts, path):
         assert len(timeouts) >= 2
         assert set(timeouts) == {77.0 + 5.0}
 

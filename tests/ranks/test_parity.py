@@ -22,15 +22,15 @@ from tests.support.training import (
 NUM_STEPS = 30
 
 
-@pytest.fixture
-def two_topics(tmp_path: Path, topics_dir: Path) -> Path:
+@pytest.fixture(scope="module")
+def two_topics(topics_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two largest topics; 16 doesn't divide their rows, so the last batch is short."""
     rows = [json.loads(line) for line in (topics_dir / "train.jsonl").read_text().splitlines()]
     labels = sorted({row["label"] for row in rows})
     largest = sorted(labels, key=lambda name: sum(row["label"] == name for row in rows))[-2:]
     kept = [row for row in rows if row["label"] in largest]
     assert len(kept) % 16
-    return write_jsonl(tmp_path / "rows.jsonl", kept)
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", kept)
 
 
 def _save_with_head(source: Path, target: Path) -> None:
@@ -89,16 +89,30 @@ def _trainer_losses(model_dir: Path, rows: Path, out: Path) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.fixture(scope="module")
+def model(minilm_cut_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM without dropout and with a head."""
+    folder = tmp_path_factory.mktemp("parity")
+    plain = copy_model(minilm_cut_dir, folder / "plain", **NO_DROPOUT)
+    run_ranks(1, _save_with_head, plain, folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def theirs(model: Path, two_topics: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The Trainer's losses."""
+    out = tmp_path_factory.mktemp("out")
+    losses: list[float] = run_ranks(1, _trainer_losses, model, two_topics, out)[0]
+    return losses
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_losses_of_thirty_steps(
-    world_size: int, tmp_path: Path, minilm_dir: Path, two_topics: Path
+    world_size: int, tmp_path: Path, model: Path, two_topics: Path, theirs: list[float]
 ) -> None:
-    plain = copy_model(minilm_dir, tmp_path / "plain", **NO_DROPOUT)
-    run_ranks(1, _save_with_head, plain, tmp_path / "model")
-    (theirs,) = run_ranks(1, _trainer_losses, tmp_path / "model", two_topics, tmp_path / "out")
     recipe = base_recipe(
         tmp_path,
-        tmp_path / "model",
+        model,
         "sequence-classification",
         two_topics,
         train={

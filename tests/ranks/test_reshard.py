@@ -12,6 +12,7 @@ from tests.support.ranks import RanksFailed
 from tests.support.training import (
     NO_DROPOUT,
     RankReport,
+    Runs,
     base_recipe,
     copy_model,
     events,
@@ -77,11 +78,11 @@ PATHS = {
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("path", PATHS)
 def test_another_geometry_is_the_same_run(
-    path: str, method: str, tmp_path: Path, steady_model: Path, small_topics: Path
+    path: str, method: str, tmp_path: Path, steady_model: Path, small_topics: Path, runs: Runs
 ) -> None:
     legs = PATHS[path]
-    whole = recipe_of(tmp_path / "whole", steady_model, small_topics, method, legs[0], "float32")
-    reference = train(whole, tmp_path / "whole", legs[0].world_size)
+    recipe = recipe_of(tmp_path, steady_model, small_topics, method, legs[0], "float32")
+    whole, reference = runs.trained(recipe, legs[0].world_size)
     reports: list[RankReport] = []
     for leg in legs:
         torn = recipe_of(tmp_path / "torn", steady_model, small_topics, method, leg, "float32")
@@ -89,7 +90,7 @@ def test_another_geometry_is_the_same_run(
         assert {report.zero_stage for report in reports} == {leg.stage}
 
     for key in ("train/loss", "grad_norm", "learning_rate", "validation/loss"):
-        expected, found = records(run_folder(whole), key), records(run_folder(torn), key)
+        expected, found = records(whole, key), records(run_folder(torn), key)
         assert found == pytest.approx(expected, rel=1e-5), key
         assert len(found) >= 4
     last = len(reports[0].sample_ids)
@@ -104,7 +105,7 @@ def test_another_geometry_is_the_same_run(
 
 @pytest.mark.parametrize("stages", [(0, 2), (2, 3), (3, 1)])
 def test_sixteen_bits_keep_their_masters(
-    stages: tuple[int, int], tmp_path: Path, steady_model: Path, small_topics: Path
+    stages: tuple[int, int], tmp_path: Path, steady_model: Path, small_topics: Path, runs: Runs
 ) -> None:
     """What is saved are float32 masters, so the weights are the same to the bit.
 
@@ -112,56 +113,49 @@ def test_sixteen_bits_keep_their_masters(
     bias (`memory_efficient_linear`), which bf16 shows.
     """
     legs = [Leg(2, stages[0], 4, 5), Leg(2, stages[1], 4, None)]
-    whole = recipe_of(tmp_path / "whole", steady_model, small_topics, "full", legs[0], "bfloat16")
-    train(whole, tmp_path / "whole", 2)
+    recipe = recipe_of(tmp_path, steady_model, small_topics, "full", legs[0], "bfloat16")
+    whole, _ = runs.trained(recipe)
     for leg in legs:
         torn = recipe_of(tmp_path / "torn", steady_model, small_topics, "full", leg, "bfloat16")
         train(torn, tmp_path / "torn", 2, kill_after=leg.kill_after)
-    expected = records(run_folder(whole), "train/loss")
+    expected = records(whole, "train/loss")
     found = records(run_folder(torn), "train/loss")
     assert found == (expected if 3 not in stages else pytest.approx(expected, rel=1e-4))
     assert len(found) == 8
 
 
 def test_block_quantised_moments_stay_where_they_are(
-    tmp_path: Path, steady_model: Path, small_topics: Path
+    tmp_path: Path, steady_model: Path, small_topics: Path, runs: Runs
 ) -> None:
     """8-bit AdamW: resumed bitwise on the same ranks, and refused on others before it loads."""
-    curves = {}
-    for name, cuts in (("whole", (None,)), ("torn", (5, None))):
-        leg = Leg(2, 2, 4, None)
-        recipe = recipe_of(tmp_path / name, steady_model, small_topics, "full", leg, "float32")
-        recipe["train"]["optimizer"] = "adamw_8bit"
-        for cut in cuts:
-            train(recipe, tmp_path / name, 2, kill_after=cut)
-        curves[name] = records(run_folder(recipe), "train/loss")
-        assert len(events(run_folder(recipe), "start")) == len(cuts)
-    assert curves["torn"] == curves["whole"]
-
-    recipe = recipe_of(
-        tmp_path / "other", steady_model, small_topics, "full", Leg(2, 2, 4, None), "float32"
-    )
+    leg = Leg(2, 2, 4, None)
+    recipe = recipe_of(tmp_path, steady_model, small_topics, "full", leg, "float32")
     recipe["train"]["optimizer"] = "adamw_8bit"
-    train(recipe, tmp_path / "other", 2, kill_after=5)
+    whole, _ = runs.trained(recipe)
+    train(recipe, tmp_path, 2, kill_after=5)
     with pytest.raises(RanksFailed, match="can't be cut anew"):
-        train(recipe, tmp_path / "other", 1)
+        train(recipe, tmp_path, 1)
+    train(recipe, tmp_path, 2)
+    torn = run_folder(recipe)
+    assert len(events(torn, "start")) == 2
+    assert records(torn, "train/loss") == records(whole, "train/loss")
 
 
 def test_no_memory_for_a_copy_is_no_end(
-    tmp_path: Path, steady_model: Path, small_topics: Path
+    tmp_path: Path, steady_model: Path, small_topics: Path, runs: Runs
 ) -> None:
     """Where one rank has no room for its copy, all write the live state, and it is said."""
-    curves = {}
-    for name, sabotage in (("whole", None), ("tight", no_room_on_rank_1)):
-        leg = Leg(2, 3, 4, None)
-        recipe = recipe_of(tmp_path / name, steady_model, small_topics, "full", leg, "float32")
-        recipe["checkpoint"] = {"every_steps": 2}
-        train(recipe, tmp_path / name, 2, sabotage=sabotage)
-        curves[name] = records(run_folder(recipe), "train/loss")
-        saved = [event["step"] for event in events(run_folder(recipe), "checkpoint")]
-        assert saved == [2, 4, 6, 8]
-    assert curves["tight"] == curves["whole"]
-    (warning,) = (e for e in events(run_folder(recipe), "warning") if "copy" in e["message"])
+    leg = Leg(2, 3, 4, None)
+    recipe = recipe_of(tmp_path, steady_model, small_topics, "full", leg, "float32")
+    recipe["checkpoint"] = {"every_steps": 2}
+    whole, _ = runs.trained(recipe)
+    train(recipe, tmp_path, 2, sabotage=no_room_on_rank_1)
+    tight = run_folder(recipe)
+    for run_dir in (whole, tight):
+        assert [event["step"] for event in events(run_dir, "checkpoint")] == [2, 4, 6, 8]
+    assert records(tight, "train/loss") == records(whole, "train/loss")
+    assert not [e for e in events(whole, "warning") if "copy" in e["message"]]
+    (warning,) = (e for e in events(tight, "warning") if "copy" in e["message"])
     assert "checkpoint.asynchronous: false" in warning["message"]
 
 

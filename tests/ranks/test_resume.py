@@ -39,11 +39,11 @@ def _recipe(folder: Path, model: Path, topics: Path, method: str, stage: int) ->
 @pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_resumed_run_is_the_uninterrupted_run(
-    method: str, stage: int, tmp_path: Path, minilm_dir: Path, small_topics: Path
+    method: str, stage: int, tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     """Dropout is on: the kill after step 5 loses the step behind the checkpoint of step 4."""
-    whole = _recipe(tmp_path / "whole", minilm_dir, small_topics, method, stage)
-    torn = _recipe(tmp_path / "torn", minilm_dir, small_topics, method, stage)
+    whole = _recipe(tmp_path / "whole", tiny_bert_dir, small_topics, method, stage)
+    torn = _recipe(tmp_path / "torn", tiny_bert_dir, small_topics, method, stage)
     train(whole, tmp_path / "whole", 2)
     killed = train(torn, tmp_path / "torn", 2, kill_after=5)
     assert killed[0].step == 5
@@ -68,11 +68,11 @@ def _weights(recipe: dict[str, Any]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
-def test_patience_and_best_survive(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> None:
+def test_patience_and_best_survive(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path) -> None:
     """A rate of almost zero improves nothing by 10: patience must run out on the same step."""
     outcomes = {}
     for name, kill_after in (("whole", None), ("torn", 5)):
-        recipe = _recipe(tmp_path / name, minilm_dir, small_topics, "full", 2)
+        recipe = _recipe(tmp_path / name, tiny_bert_dir, small_topics, "full", 2)
         recipe["early_stopping"] = {"patience": 3, "min_delta": 10.0}
         recipe["train"]["max_steps"] = 20
         if kill_after:

@@ -28,8 +28,8 @@ def _recipe(folder: Path, model: Path, topics: Path, *, wandb: bool) -> dict[str
     )
 
 
-def test_one_run_over_two_restarts(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> None:
-    recipe = _recipe(tmp_path / "run", minilm_dir, small_topics, wandb=True)
+def test_one_run_over_two_restarts(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path) -> None:
+    recipe = _recipe(tmp_path / "run", tiny_bert_dir, small_topics, wandb=True)
     train(recipe, tmp_path / "run", 2, kill_after=4)
     train(recipe, tmp_path / "run", 2, kill_after=7)
     train(recipe, tmp_path / "run", 2)
@@ -60,12 +60,12 @@ def _block_in_init() -> None:
 
 
 def test_a_broken_tracker_changes_nothing(
-    tmp_path: Path, minilm_dir: Path, small_topics: Path
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     curves = []
     for name, sabotage in (("none", None), ("raise", _raise_in_init), ("block", _block_in_init)):
         folder = tmp_path / name
-        recipe = _recipe(folder, minilm_dir, small_topics, wandb=sabotage is not None)
+        recipe = _recipe(folder, tiny_bert_dir, small_topics, wandb=sabotage is not None)
         train(recipe, folder, 2, sabotage=sabotage)
         run_dir = run_folder(recipe)
         curves.append(records(run_dir, "train/loss"))

@@ -71,10 +71,9 @@ class Ranks:
 @cache
 def import_libraries() -> None:
     """Import what ranks import, also late; and let DeepSpeed look for its operators once."""
-    import torch
     from deepspeed.comm.torch import build_shm_op
 
-    torch.set_num_threads(1)
+    _use_one_thread()
     build_shm_op()  # tries a compiler, and imports setuptools: a second on each rank
     for name in LATE_IMPORTS:
         importlib.import_module(name)
@@ -134,12 +133,21 @@ def _fork(
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
+        # torch makes its thread pool anew at the first use after a fork, and two threads that come
+        # first together (transformers reads weights in several) find none: "Invalid thread pool".
+        _use_one_thread()
         (folder / f"result-{rank}").write_bytes(pickle.dumps(function(*args)))
         status = 0
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _wait(children: list[int], deadline_seconds: float) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -93,6 +94,29 @@ def train(
     assert {report.world_size for report in reports} == {world_size}
     assert {report.engine for report in reports} == {"DeepSpeedEngine"}
     return reports
+
+
+class Runs:
+    """Runs to the end that several tests look at, each trained once. Copy one to change it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._finished: dict[str, tuple[RunDir, list[RankReport]]] = {}
+
+    def trained(
+        self, recipe: dict[str, Any], world_size: int = 2
+    ) -> tuple[RunDir, list[RankReport]]:
+        """Train a recipe, unless that has been done; its own run folder and cache don't count."""
+        data = {**recipe["data"], "cache_dir": str(self._folder / "cache")}
+        recipe = {**recipe, "run": {**recipe["run"], "dir": ""}, "data": data}
+        text = json.dumps([recipe, world_size], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key not in self._finished:
+            folder = self._folder / key
+            recipe["run"]["dir"] = str(folder / "runs")
+            reports = train(recipe, folder, world_size)
+            self._finished[key] = run_folder(recipe), reports
+        return self._finished[key]
 
 
 def prepare(path: Path) -> None:
