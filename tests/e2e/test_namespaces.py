@@ -29,10 +29,15 @@ def recipe(topics_recipe: Callable[..., dict[str, Any]], tiny_bert_dir: Path) ->
     )
 
 
+@pytest.fixture(autouse=True)
+def _nothing_said_of_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+
+
 def start(nodes: Nodes, cable: Cable) -> Nodes:
     for node_rank, host in enumerate((cable.left, cable.right)):
         options = ["--head", cable.left.address]
-        nodes.start(node_rank, *options, before=host.prefix, SLURMD_NODENAME=host.name)
+        nodes.start(node_rank, *options, namespace=host.name, SLURMD_NODENAME=host.name)
     return nodes
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,18 +176,6 @@ def test_a_signal_to_one_node_stops_all_with_one_checkpoint(
     assert (attempt(nodes)["outcome"], attempt(nodes)["exit_code"]) == ("stopped", 75)
 
 
-PORT_TAKEN_FIRST = """
-import socket, sys
-from launcher.cluster.nodes import head
-taken = socket.create_server(("", 0))
-ports = [taken.getsockname()[1]]
-free_port = head.free_port
-head.free_port = lambda: ports.pop() if ports else free_port()
-from launcher.cli import main
-main()
-"""
-
-
 def test_a_port_that_is_taken_in_the_last_moment_is_left_for_another(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
@@ -196,7 +183,7 @@ def test_a_port_that_is_taken_in_the_last_moment_is_left_for_another(
     recipe["train"]["max_steps"] = 2
     with Nodes(tmp_path, recipe) as nodes:
         nodes.start(1)
-        nodes.start(0, command=(sys.executable, "-c", PORT_TAKEN_FIRST))
+        nodes.start(0, module="tests.support.port_taken")
         ended = nodes.end()
     assert [code for code, _, _ in ended.values()] == [0, 0], ended
     assert "the ranks' port was taken: trying another (1 of 3)" in ended[0][2]
