@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,10 @@ import pytest
 from tests.support.launches import ENDLESS, LAUNCHER, Launch, launch
 from tests.support.training import events, records, run_folder, write_recipe
 
+NEEDLESS = {
+    "bitsandbytes", "datasets", "peft", "pyarrow", "sklearn", "torch._inductor.compile_fx",
+}  # fmt: skip
+"""What a start of full fine-tuning on JSONL doesn't import: each takes up to seconds."""
 SECONDS_TO_THE_END = 5.0
 """From a rank's death to the cause on disk; then all is over but for the launch's last lines."""
 
@@ -95,9 +100,15 @@ def test_accelerate_launch_by_hand(tmp_path: Path, recipe: dict[str, Any]) -> No
     ranks = ["--use_deepspeed", "--num_processes", "2", "--num_machines", "1"]
     command = [accelerate, "launch", *ranks, "--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
-        [*command, "-m", "launcher.train", str(path)], capture_output=True, text=True
+        [*command, "-m", "launcher.train", str(path)],
+        env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     (start,) = events(run_folder(recipe), "start")
     assert (start["world_size"], start["engine"], start["zero_stage"]) == (2, "DeepSpeedEngine", 2)
     assert json.loads(run_folder(recipe).summary.read_text())["step"] == 2
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert imported >= {"torch", "transformers", "deepspeed", "launcher.train.run"}
+    assert not imported & NEEDLESS

@@ -80,6 +80,8 @@ def test_every_way_to_stop_and_going_on(tmp_path: Path, recipe: dict[str, Any]) 
     recipe["train"]["max_steps"] = last
     done = launch(tmp_path, recipe, "--allow-change", "train.max_steps")
     assert done.returncode == 0, done.stderr
+    assert "data as prepared before: 90 train rows, " in done.stdout
+    assert "with loss" not in done.stdout  # as the report's table, which a process would print
     lines = [line for line in run_dir.metrics.read_text().splitlines() if "train/loss" in line]
     assert len(lines) == len(records(run_dir, "train/loss")) == last
     started = events(run_dir, "start")
