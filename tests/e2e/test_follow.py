@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.forkserver import ForkedProcess
 from tests.support.launches import ENDLESS, Launch, launch, run, start
 
 HOST = socket.gethostname()
@@ -51,8 +51,10 @@ def test_a_run_through_its_states(tmp_path: Path, recipe: dict[str, Any]) -> Non
     assert "running" in say("runs", folder.parent)
     watching = start("status", "--watch", folder)
     following = start("logs", "--follow", folder)
-    # What both show in the end says what they had seen before.
-    time.sleep(2)
+    assert isinstance(watching, ForkedProcess)
+    assert isinstance(following, ForkedProcess)
+    running.wait_for(lambda: watching.printed().count("test  running\n") >= 2)
+    running.wait_for(lambda: "--- attempt 1 of test: running" in following.printed())
     assert watching.poll() is following.poll() is None
 
     assert "SIGTERM is sent" in say("stop", folder, "--now")

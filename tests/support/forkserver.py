@@ -150,6 +150,11 @@ class ForkedProcess:
             texts.append(file.read().decode())
         return texts[0], texts[1]
 
+    def printed(self) -> str:
+        """Return what is on standard output so far."""
+        descriptor = self._outputs[0].fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="ignore")
+
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
