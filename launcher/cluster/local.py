@@ -21,11 +21,12 @@ from launcher.cluster.node.devices import require_this_machine, visible_gpus
 from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.node.supervise import Alone
-from launcher.cluster.outcome import print_stop, print_summary, print_warnings
+from launcher.cluster.outcome import print_prepared, print_stop, print_summary, print_warnings
 from launcher.cluster.report import Result, merge
 from launcher.lock import hold
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent
+from launcher.recipe.prepared import prepared_before
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder, write_settings
 from launcher.run_dir import LogDir, RunDir
@@ -87,7 +88,7 @@ def run_local(
         print_warnings(resolved)
         write_settings(resolved, run_dir)
         write_accelerate_config(resolved, run_dir, num_nodes=1)
-        prepared = prepare_here(run_dir, consent, signals)
+        prepared = prepare_here(resolved, run_dir, signals)
         if signals.asked is not None:
             return print_stop(run_dir, {"step": 0, "reason": signals.asked.name})
         if prepared:
@@ -137,9 +138,17 @@ class OneNode:
         return merge([report], [], logs)
 
 
-def prepare_here(run_dir: RunDir, consent: Consent, signals: StopSignals) -> int:
-    """Tokenise the data in a process that a stop signal ends: what it has done is kept."""
-    process = start_tied(_prepare_command(run_dir.resolved, consent), environment_for(1))
+def prepare_here(resolved: ResolvedRun, run_dir: RunDir, signals: StopSignals) -> int:
+    """Tokenise the data, unless they are ready; return the exit code.
+
+    It is done by a process that a stop signal ends: what it has done is kept.
+    """
+    summary = prepared_before(resolved, run_dir)
+    if summary is not None:
+        print_prepared(summary)
+        return 0
+    command = _prepare_command(run_dir.resolved, resolved.consent)
+    process = start_tied(command, environment_for(1))
     while process.poll() is None:
         if signals.asked is not None:
             process.terminate()

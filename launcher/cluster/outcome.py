@@ -22,6 +22,7 @@ from launcher.cluster.node.supervise import Ending
 from launcher.cluster.node.watchdog import Hang
 from launcher.errors import EXIT_FAILED, EXIT_STOPPED
 from launcher.files import read_object, replace_text
+from launcher.recipe.prepared import Summary
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 from launcher.world import host_name
@@ -107,6 +108,19 @@ def print_warnings(resolved: ResolvedRun) -> None:
     """Print what is allowed and yet looks like a mistake."""
     for warning in resolved.warnings:
         say(f"warning: {warning}")
+
+
+def print_prepared(summary: Summary) -> None:
+    """Print in a line what the data are; what is odd about them is said at every launch."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    counts = [
+        f"{rows:,} {split} rows, {tokens:,} tokens"
+        for split, (rows, tokens) in summary.splits.items()
+    ]
+    console.print(f"data as prepared before: {'; '.join(counts)} (report: `launcher prepare`)")
+    for kind, lines in (("note", summary.notes), ("warning", summary.warnings)):
+        for line in lines:
+            console.print(f"{kind}: {line}")
 
 
 def print_stop(run_dir: RunDir, stopped: Mapping[str, Any]) -> int:

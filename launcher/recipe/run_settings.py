@@ -21,11 +21,6 @@ def run_folder(resolved: ResolvedRun) -> RunDir:
     return RunDir(Path(resolved.recipe.run.dir) / resolved.recipe.run.name)
 
 
-def prepared_marker(resolved: ResolvedRun) -> Path:
-    """Return where `launcher prepare` says, for this recipe, in which folder its data are."""
-    return Path(resolved.recipe.data.cache_dir) / "recipes" / f"{resolved.digest}.json"
-
-
 def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     """Make the run folder, private to its owner, and write into it what the run is.
 

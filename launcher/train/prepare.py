@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from launcher.data.sampler import held_out
 from launcher.data.show import print_report
 from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
 from launcher.errors import InputError, LauncherError, Problem
-from launcher.files import replace_text
 from launcher.model.folder import model_folder
 from launcher.model.remote_code import fetch_code
 from launcher.recipe.consent import Consent
-from launcher.recipe.resolve import ResolvedRun, resolve
-from launcher.recipe.run_settings import prepared_marker, run_folder
+from launcher.recipe.prepared import Summary, mark_prepared, sources_state
+from launcher.recipe.resolve import resolve
+from launcher.recipe.run_settings import run_folder
 from launcher.recipe.schema import Recipe
 from launcher.tasks.registry import task_for
 from launcher.train.inputs import collect_inputs, compare_with_checkpoint
@@ -190,12 +189,12 @@ def _open(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, stored: store.S
     )
 
 
-def _mark_prepared(resolved: ResolvedRun, prepared: Prepared) -> None:
-    """Let nodes that start ranks see, without reading any data, that theirs are there."""
-    marker = prepared_marker(resolved)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(
-        marker, json.dumps({"cache": str(Path(prepared.report["cache"]).resolve().parent)})
+def _summary(found: dict[str, Any]) -> Summary:
+    splits = [name for name in ("train", "validation") if name in found]
+    return Summary(
+        {name: (found[name]["used"], found[name]["tokens"]) for name in splits},
+        tuple(found["notes"]),
+        tuple(found["warnings"]),
     )
 
 
@@ -208,9 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         resolved = resolve(parsed.recipe, parsed.overrides, consent=Consent.of(parsed))
+        sources = sources_state(resolved)
         prepared = prepare(resolved.recipe_of_data)
         compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)
-        _mark_prepared(resolved, prepared)
+        # Launches and nodes see by it, without reading any data, that theirs are there.
+        folder, summary = Path(prepared.report["cache"]), _summary(prepared.report)
+        mark_prepared(resolved, folder, sources, prepared.inputs, summary)
     except LauncherError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.training import base_recipe, events, records, run_folder, train, write_recipe
-
-LAUNCHER = str(Path(sys.executable).with_name("launcher"))
-DEADLINE_SECONDS = 240
+from tests.support.launches import launch
+from tests.support.training import base_recipe, events, records, run_folder, train
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, Any]:
+def recipe(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path) -> dict[str, Any]:
     """A run of 6 steps that was killed behind its checkpoint of step 2."""
     data, model = tmp_path / "train.jsonl", tmp_path / "model"
     shutil.copy(small_topics / "train.jsonl", data)
-    shutil.copytree(minilm_dir, model)
+    shutil.copytree(tiny_bert_dir, model)
     recipe = base_recipe(
         tmp_path,
         model,
@@ -38,15 +34,6 @@ def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path) -> dict[str, An
     return recipe
 
 
-def launch(recipe: dict[str, Any], folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [LAUNCHER, "run", str(write_recipe(folder, recipe)), *options],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
-
-
 def test_changes_are_refused_and_go_on_only_as_far_as_allowed(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
@@ -54,7 +41,7 @@ def test_changes_are_refused_and_go_on_only_as_far_as_allowed(
     begun = run_dir.resolved.read_text()
 
     recipe["train"]["learning_rate"] = 5.0e-5
-    refused = launch(recipe, tmp_path)
+    refused = launch(tmp_path, recipe)
     assert refused.returncode == 2
     assert "train.learning_rate: 5e-05, but the run in" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -65,7 +52,7 @@ def test_changes_are_refused_and_go_on_only_as_far_as_allowed(
     rows.write_text(rows.read_text().replace('"text": "', '"text": "Well, ', 1))
     weights = tmp_path / "model" / "model.safetensors"
     _change_one_weight(weights)
-    refused = launch(recipe, tmp_path)
+    refused = launch(tmp_path, recipe)
     assert refused.returncode == 2
     named = [line for line in refused.stderr.splitlines() if "changed from" in line]
     assert len(named) == 2
@@ -76,7 +63,7 @@ def test_changes_are_refused_and_go_on_only_as_far_as_allowed(
     recipe["train"]["learning_rate"] = 5.0e-5
     allowed = ("data", "model.path", "train.learning_rate")
     options = [part for key in allowed for part in ("--allow-change", key)]
-    done = launch(recipe, tmp_path, *options)
+    done = launch(tmp_path, recipe, *options)
     assert done.returncode == 0, done.stderr
     assert "train.learning_rate 0.0001 -> 5e-05 from the next step on" in done.stderr
     assert sorted(records(run_dir, "train/loss")) == [1, 2, 3, 4, 5, 6]

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.launches import LAUNCHER, Launch, launch
+from tests.support.forkserver import ForkedProcess
+from tests.support.launches import ENDLESS, Launch, launch, run, start
 
 HOST = socket.gethostname()
 
 
 @pytest.fixture
-def recipe(
-    topics_recipe: Callable[..., dict[str, Any]], tiny_bert_dir: Path, small_topics: Path
-) -> dict[str, Any]:
-    return topics_recipe(
+def recipe(tiny_recipe: Callable[..., dict[str, Any]], small_topics: Path) -> dict[str, Any]:
+    return tiny_recipe(
         data={"validation": [{"path": str(small_topics / "validation.jsonl")}]},
-        model={"path": str(tiny_bert_dir)},
         run={"max_restarts": 0},
-        train={"max_steps": 2000},
-        evaluate={"every_steps": 500},
-        checkpoint={"every_steps": 500},
-        cluster={"cpu_ranks": 2},
+        train={"max_steps": ENDLESS},
+        evaluate={"every_steps": ENDLESS // 4},
+        checkpoint={"every_steps": ENDLESS // 4},
     )
 
 
 def say(*command: str | Path, code: int = 0) -> str:
     """Run a command of ours from nowhere special; return what it printed."""
-    done = subprocess.run([LAUNCHER, *map(str, command)], capture_output=True, text=True)
+    done = run(*command)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
@@ -45,22 +40,31 @@ def test_a_run_through_its_states(tmp_path: Path, recipe: dict[str, Any]) -> Non
     running.wait_for_step(3)
     shown = say("status", folder)
     assert shown.startswith("test  running\n")
-    for words in (" of 2000 (", ", train", "2 ranks", "tokens/s", "evaluation and checkpoint at"):
+    for words in (
+        f" of {ENDLESS} (",
+        ", train",
+        "2 ranks",
+        "tokens/s",
+        "evaluation and checkpoint at",
+    ):
         assert words in shown
     assert "running" in say("runs", folder.parent)
-    watching = subprocess.Popen([LAUNCHER, "status", "--watch", folder], stdout=subprocess.PIPE)
-    following = subprocess.Popen([LAUNCHER, "logs", "--follow", folder], stdout=subprocess.PIPE)
-    time.sleep(2)
+    watching = start("status", "--watch", folder)
+    following = start("logs", "--follow", folder)
+    assert isinstance(watching, ForkedProcess)
+    assert isinstance(following, ForkedProcess)
+    running.wait_for(lambda: watching.printed().count("test  running\n") >= 2)
+    running.wait_for(lambda: "--- attempt 1 of test: running" in following.printed())
     assert watching.poll() is following.poll() is None
 
     assert "SIGTERM is sent" in say("stop", folder, "--now")
     code, _, stderr = running.end()
     assert code == 75, stderr
     assert say("status", folder).startswith("test  stopped\n")
-    blocks = watching.communicate(timeout=30)[0].decode()
+    blocks = watching.communicate(timeout=30)[0]
     assert blocks.count("test  running\n") >= 2
     assert blocks.count("test  stopped\n") == 1
-    lines = following.communicate(timeout=30)[0].decode().splitlines()
+    lines = following.communicate(timeout=30)[0].splitlines()
     assert lines[0] == "--- attempt 1 of test: running"
     assert lines[-1] == "--- test: stopped"
     assert "nothing is running" in say("stop", folder, code=2)
@@ -114,6 +118,6 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     for command in ("status", "logs", "stop"):
         assert "is not a run folder" in say(command, tmp_path, code=2)
     assert "holds no run" in say("runs", tmp_path, code=2)
-    nothing = subprocess.run([LAUNCHER, "status"], capture_output=True, text=True, cwd=tmp_path)
+    nothing = run("status", folder=tmp_path)
     assert nothing.returncode == 2
     assert "holds no run" in nothing.stderr

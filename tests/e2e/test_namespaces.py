@@ -29,10 +29,15 @@ def recipe(topics_recipe: Callable[..., dict[str, Any]], tiny_bert_dir: Path) ->
     )
 
 
+@pytest.fixture(autouse=True)
+def _nothing_said_of_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+
+
 def start(nodes: Nodes, cable: Cable) -> Nodes:
     for node_rank, host in enumerate((cable.left, cable.right)):
         options = ["--head", cable.left.address]
-        nodes.start(node_rank, *options, before=host.prefix, SLURMD_NODENAME=host.name)
+        nodes.start(node_rank, *options, namespace=host.name, SLURMD_NODENAME=host.name)
     return nodes
 
 
@@ -56,10 +61,11 @@ def test_a_link_that_goes_down_ends_both_sides(tmp_path: Path, recipe: dict[str,
     with Cable() as cable, Nodes(tmp_path, recipe) as nodes:
         start(nodes, cable).wait_for_step(2)
         ranks = [nodes.rank(rank) for rank in range(4)]
-        unplugged_at = time.monotonic()
+        unplugged_at = time.time()
         cable.unplug()
         ended = nodes.end()
-        assert time.monotonic() - unplugged_at <= SILENT_SECONDS + 5
+        named_at = nodes.logs.cause.stat().st_mtime
+        assert named_at - unplugged_at <= SILENT_SECONDS + 5
         left, right = cable.left, cable.right
     assert [code for code, _, _ in ended.values()] == [1, 1]
     silence = "was lost: nothing was heard of it for 10 s"

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +58,7 @@ def cause(nodes: Nodes) -> dict[str, Any]:
 def test_two_nodes_train_as_one_does(tmp_path: Path, recipe: dict[str, Any]) -> None:
     with Nodes(tmp_path, recipe) as nodes:
         first = nodes.start(0)
-        time.sleep(2)  # the other comes late, and is waited for
+        nodes.wait_for(nodes.run_dir.meeting_key.exists)  # the other comes late
         nodes.start(1)
         ended = nodes.end()
     assert [ended[rank][0] for rank in (0, 1)] == [0, 0], ended
@@ -100,10 +99,10 @@ def test_a_killed_rank_is_named_on_all_nodes(tmp_path: Path, recipe: dict[str, A
         nodes.wait_for(lambda: len(events(nodes.run_dir, "start")) == 2)
         assert not set(before.values()) & {nodes.rank(rank).pid for rank in range(4)}
         ranks = [nodes.rank(rank) for rank in range(4)]
-        killed_at = time.monotonic()
+        killed_at = time.time()
         ranks[3].send(signal.SIGKILL)
         ended = nodes.end()
-        assert time.monotonic() - killed_at <= 6
+        assert seconds_to_the_cause(nodes, killed_at) <= 6
     for code, _, stderr in ended.values():
         assert code == 1
         assert f"rank 3 on {HOST} was killed by signal 9 (SIGKILL) at" in stderr
@@ -119,10 +118,10 @@ def test_a_lost_node_is_named(tmp_path: Path, endless: dict[str, Any]) -> None:
         nodes.start_all()
         nodes.wait_for_step(2)
         ranks = [nodes.rank(rank) for rank in range(4)]
-        lost_at = time.monotonic()
+        lost_at = time.time()
         nodes.nodes[1].process.kill()  # the kernel ends its agent and its ranks with it
         code, _, stderr = nodes.nodes[0].end()
-        assert time.monotonic() - lost_at <= 15
+        assert seconds_to_the_cause(nodes, lost_at) <= 15
     assert code == 1
     assert f"node 1 ({HOST}, 127.0.0.1) was lost: its connection closed" in stderr
     assert (cause(nodes)["category"], cause(nodes)["nodes"]) == ("node", [HOST])
@@ -134,10 +133,10 @@ def test_a_lost_head_is_named_and_nobody_goes_on(tmp_path: Path, endless: dict[s
         nodes.start_all()
         nodes.wait_for_step(2)
         ranks = [nodes.rank(rank) for rank in range(4)]
-        lost_at = time.monotonic()
+        lost_at = time.time()
         nodes.nodes[0].process.kill()
         code, _, stderr = nodes.nodes[1].end()
-        assert time.monotonic() - lost_at <= 15
+        assert seconds_to_the_cause(nodes, lost_at) <= 15
     assert code == 1
     assert f"the head, node 0 ({HOST}, 127.0.0.1) was lost" in stderr
     assert cause(nodes)["category"] == "node"
@@ -177,18 +176,6 @@ def test_a_signal_to_one_node_stops_all_with_one_checkpoint(
     assert (attempt(nodes)["outcome"], attempt(nodes)["exit_code"]) == ("stopped", 75)
 
 
-PORT_TAKEN_FIRST = """
-import socket, sys
-from launcher.cluster.nodes import head
-taken = socket.create_server(("", 0))
-ports = [taken.getsockname()[1]]
-free_port = head.free_port
-head.free_port = lambda: ports.pop() if ports else free_port()
-from launcher.cli import main
-main()
-"""
-
-
 def test_a_port_that_is_taken_in_the_last_moment_is_left_for_another(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
@@ -196,7 +183,7 @@ def test_a_port_that_is_taken_in_the_last_moment_is_left_for_another(
     recipe["train"]["max_steps"] = 2
     with Nodes(tmp_path, recipe) as nodes:
         nodes.start(1)
-        nodes.start(0, command=(sys.executable, "-c", PORT_TAKEN_FIRST))
+        nodes.start(0, module="tests.support.port_taken")
         ended = nodes.end()
     assert [code for code, _, _ in ended.values()] == [0, 0], ended
     assert "the ranks' port was taken: trying another (1 of 3)" in ended[0][2]
@@ -210,18 +197,17 @@ def test_what_differs_between_nodes_is_named_before_any_model_loads(
     other = tmp_path / "other" / "shardlaunch-9.9.9.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: shardlaunch\nVersion: 9.9.9\n")
-    started = time.monotonic()
     with Nodes(tmp_path, recipe) as nodes:
         nodes.start(0)
         nodes.start(1, "--set", "train.learning_rate=1.0e-3", PYTHONPATH=prefixed(other.parent))
         ended = nodes.end()
-    assert time.monotonic() - started < 30
     for code, _, stderr in ended.values():
         assert code == 1
         assert f"preflight failed: node 1 ({HOST}) has recipe" in stderr
         assert f"node 1 ({HOST}) has launcher 9.9.9, node 0 has 0.1.0" in stderr
     seen = json.loads(nodes.logs.preflight.read_text())
     assert not seen["ok"]
+    assert seen["seconds"] < 30
     assert [len(node["problems"]) for node in seen["nodes"]] == [0, 2]
     assert not nodes.run_dir.resolved.exists()
 
@@ -310,6 +296,11 @@ def test_what_can_not_be_meant_is_refused(
     assert refused.returncode == 2
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def seconds_to_the_cause(nodes: Nodes, since: float) -> float:
+    """Return how long it took until the cause was on disk; all ranks are gone by then."""
+    return nodes.logs.cause.stat().st_mtime - since
 
 
 def prefixed(folder: Path) -> str:

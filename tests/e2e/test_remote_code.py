@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support.custom_code import with_code
+from tests.support.launches import run
 from tests.support.training import base_recipe, events, run_folder, write_recipe
-
-LAUNCHER = str(Path(sys.executable).with_name("launcher"))
-DEADLINE_SECONDS = 240
 
 
 @pytest.fixture
@@ -24,8 +22,8 @@ def marker(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path, marker: Path) -> dict[str, Any]:
-    model = with_code(minilm_dir, tmp_path / "traced", marker)
+def recipe(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path, marker: Path) -> dict[str, Any]:
+    model = with_code(tiny_bert_dir, tmp_path / "traced", marker)
     return base_recipe(
         tmp_path,
         model,
@@ -37,23 +35,12 @@ def recipe(tmp_path: Path, minilm_dir: Path, small_topics: Path, marker: Path) -
     )
 
 
-def launch(verb: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command; code of models is imported from a folder of this test's own."""
-    return subprocess.run(
-        [LAUNCHER, verb, *arguments],
-        env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules")},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
-
-
 @pytest.mark.parametrize("verb", ["check", "prepare", "run"])
 def test_the_recipe_alone_runs_no_code(
     verb: str, tmp_path: Path, recipe: dict[str, Any], marker: Path
 ) -> None:
     path = write_recipe(tmp_path, recipe)
-    refused = launch(verb, str(path), folder=tmp_path)
+    refused = run(verb, path)
     assert refused.returncode == 2
     assert "model.trust_remote_code: true, so the code in" in refused.stderr
     assert not marker.exists()
@@ -65,7 +52,7 @@ def test_a_recipe_that_says_nothing_runs_no_code(
 ) -> None:
     del recipe["model"]["trust_remote_code"]
     path = write_recipe(tmp_path, recipe)
-    refused = launch("run", str(path), *options, folder=tmp_path)
+    refused = run("run", path, *options)
     assert refused.returncode == 2, refused.stderr
     assert ("the recipe says false" if options else "trust_remote_code") in refused.stderr
     assert not marker.exists()
@@ -76,7 +63,7 @@ def test_both_words_carry_it_to_an_export_that_transformers_can_read(
 ) -> None:
     path = write_recipe(tmp_path, recipe)
     run_dir = run_folder(recipe)
-    done = launch("run", str(path), "--trust-remote-code", folder=tmp_path)
+    done = run("run", path, "--trust-remote-code")
     assert done.returncode == 0, done.stderr
     assert {"configuration", "modeling"} <= set(marker.read_text().split())
     assert events(run_dir, "finish")
@@ -85,12 +72,12 @@ def test_both_words_carry_it_to_an_export_that_transformers_can_read(
     marker.unlink()
 
     again = str(tmp_path / "again")
-    refused = launch("export", str(run_dir.root), "--out", again, folder=tmp_path)
+    refused = run("export", str(run_dir.root), "--out", again)
     assert refused.returncode == 2
     assert "add --trust-remote-code" in refused.stderr
     assert not marker.exists()
     options = ("--out", again, "--trust-remote-code")
-    exported = launch("export", str(run_dir.root), *options, folder=tmp_path)
+    exported = run("export", str(run_dir.root), *options)
     assert exported.returncode == 0, exported.stderr
 
     script = (

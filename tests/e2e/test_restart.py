@@ -11,16 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.launches import Launch
+from tests.support.launches import ENDLESS, Launch
 
 
 @pytest.fixture
-def recipe(topics_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return topics_recipe(
-        train={"max_steps": 1000},
-        checkpoint={"every_steps": 4},
-        run={"max_restarts": 9},
-        cluster={"cpu_ranks": 2},
+def recipe(tiny_recipe: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return tiny_recipe(
+        train={"max_steps": ENDLESS}, checkpoint={"every_steps": 40}, run={"max_restarts": 9}
     )
 
 
@@ -32,7 +29,7 @@ def test_no_orphans_then_restarts_until_nothing_moves(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
     first = Launch(tmp_path, recipe)
-    first.wait_for_checkpoint(4)
+    first.wait_for_checkpoint(40)
     ranks = first.ranks()
     assert len(ranks) == 2
     first.process.kill()
@@ -42,16 +39,18 @@ def test_no_orphans_then_restarts_until_nothing_moves(
         time.sleep(0.05)
     first.end()
 
-    recipe["checkpoint"]["every_steps"] = 1000  # from here on there is nothing new to go on from
+    newest = int(first.run_dir.latest.readlink().name.removeprefix("step-"))
+    # From here on there is nothing new to go on from.
+    recipe["checkpoint"]["every_steps"] = ENDLESS
     second = Launch(tmp_path, recipe, "--allow-change", "checkpoint.every_steps")
     for attempt in (2, 3, 4):
         second.wait_for(partial(has_attempts, second, attempt))
-        second.wait_for(lambda: (second.beat(1).get("step") or 0) >= 6)
+        second.wait_for(lambda: (second.beat(1).get("step") or 0) >= newest + 2)
         second.ranks()[1].send(signal.SIGKILL)
     code, _, stderr = second.end()
     assert code == 1
     assert stderr.count("was killed by signal 9") == 3
     assert [line for line in stderr.splitlines() if line.startswith("restart")] == [
-        f"restart {number} of 9 from step-000004." for number in (1, 2)
+        f"restart {number} of 9 from step-{newest:06d}." for number in (1, 2)
     ]
     assert "no progress in 3 attempts" in stderr.splitlines()[-1]

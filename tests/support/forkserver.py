@@ -44,6 +44,7 @@ WARM = (
     "accelerate.commands.launch",
     "launcher.train",
     "launcher.train.link_test",
+    "tests.support.port_taken",
 )
 """What is run in a fork; every other program is executed."""
 LIBRARIES = (
@@ -68,16 +69,23 @@ LIBRARIES = (
 PADDING = "FORKSERVER_PADDING"
 ENVIRONMENT_BYTES = 1 << 16
 START_SECONDS = 120.0
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+AT_START = ("PYTHON", "LD_")
+"""Variables that act when an interpreter starts: a fork can't have others than the server."""
 
 
 class ForkedProcess:
-    """A command in a fork, as `subprocess.Popen` would show it."""
+    """A command in a fork, as `subprocess.Popen` would show it.
+
+    `namespace`: the network that it is in, as `ip netns` names it.
+    """
 
     def __init__(
         self,
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        namespace: str = "",
     ) -> None:
         self.args = list(command)
         self.returncode: int | None = None
@@ -87,7 +95,8 @@ class ForkedProcess:
         self._end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._end.connect(_server())
         variables = dict(os.environ if environment is None else environment)
-        request = json.dumps([self.args, variables, str(folder or Path.cwd())]).encode()
+        where = [str(folder or Path.cwd()), namespace]
+        request = json.dumps([self.args, variables, *where]).encode()
         with Path(os.devnull).open("rb") as nothing:
             files = array.array("i", [nothing.fileno(), out.fileno(), err.fileno()])
             self._end.sendmsg(
@@ -141,6 +150,11 @@ class ForkedProcess:
             texts.append(file.read().decode())
         return texts[0], texts[1]
 
+    def printed(self) -> str:
+        """Return what is on standard output so far."""
+        descriptor = self._outputs[0].fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="ignore")
+
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
@@ -156,6 +170,12 @@ class ForkedProcess:
 
 
 _started: dict[str, Any] = {}
+_before = {name: value for name, value in os.environ.items() if name.startswith(AT_START)}
+
+
+def can_fork(environment: Mapping[str, str]) -> bool:
+    """Tell whether a fork can have these variables."""
+    return {n: v for n, v in environment.items() if n.startswith(AT_START)} == _before
 
 
 def _server() -> str:
@@ -165,7 +185,12 @@ def _server() -> str:
         path = str(Path(folder.name) / "socket")
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, path, str(os.getpid())],
-            env={**os.environ, PADDING: "x" * ENVIRONMENT_BYTES},
+            # Code of models is imported from a folder of this server's own.
+            env={
+                **os.environ,
+                PADDING: "x" * ENVIRONMENT_BYTES,
+                "HF_MODULES_CACHE": str(Path(folder.name) / "modules"),
+            },
             cwd=Path(__file__).parents[2],
         )
         atexit.register(process.kill)
@@ -231,13 +256,20 @@ def _start(connection: socket.socket) -> int:
     length, data = int.from_bytes(head, "little"), b""
     while len(data) < length:
         data += connection.recv(length - len(data))
-    command, environment, folder = json.loads(data)
+    command, environment, folder, namespace = json.loads(data)
     pid = os.fork()
     if not pid:
+        if namespace:
+            _enter(namespace)
         _as_new(command, environment, folder, tuple(files), keep=(), new_session=True)
     for file in files:
         os.close(file)
     return pid
+
+
+def _enter(namespace: str) -> None:
+    with Path("/run/netns", namespace).open() as file:
+        assert ctypes.CDLL(None).setns(file.fileno(), CLONE_NEWNET) == 0, namespace
 
 
 def _fork_instead(fork_exec: Any) -> Any:
@@ -338,6 +370,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.argv = [module, *arguments]
+    tempfile.tempdir = None  # $TMPDIR may be another
     _forget_launcher()
     _write_environment(environment)
     try:

@@ -1,7 +1,7 @@
 """Real launches through the `launcher` command, with their processes at hand.
 
-Each is a fork of a process that has imported the libraries; with `forked=False` it is the installed
-command, started as a user starts it.
+Each is a fork of a process that has imported the libraries, if a fork can have its variables; with
+`forked=False` it is the installed command, started as a user starts it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any
 
 from launcher.process import Process, children_of
 from launcher.run_dir import LogDir, RunDir
-from tests.support.forkserver import ForkedProcess
+from tests.support.forkserver import ForkedProcess, can_fork
 from tests.support.training import run_folder, write_recipe
 
 LAUNCHER = str(Path(sys.executable).with_name("launcher"))
 DEADLINE_SECONDS = 240.0
+ENDLESS = 1_000_000
+"""Steps that no test waits for; also an interval that never comes."""
 
 Running = subprocess.Popen[str] | ForkedProcess
 
@@ -31,12 +33,17 @@ def start(
     forked: bool = True,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    namespace: str = "",
 ) -> Running:
-    """Start a command of the launcher; `environment` comes on top of this process's own."""
+    """Start a command of the launcher; `environment` comes on top of this process's own.
+
+    `namespace`: the network of a fork.
+    """
     variables = os.environ | (environment or {})
     arguments = [str(word) for word in words]
-    if forked:
-        return ForkedProcess([sys.executable, "-m", "launcher.cli", *arguments], variables, folder)
+    if forked and can_fork(variables):
+        command = [sys.executable, "-m", "launcher.cli", *arguments]
+        return ForkedProcess(command, variables, folder, namespace)
     return subprocess.Popen(
         [LAUNCHER, *arguments],
         stdout=subprocess.PIPE,

@@ -33,11 +33,6 @@ class Host:
     address: str
     interface: str
 
-    @property
-    def prefix(self) -> list[str]:
-        """What runs a command there, with nothing said of interfaces beforehand."""
-        return ["ip", "netns", "exec", self.name, "env", "-u", "GLOO_SOCKET_IFNAME"]
-
 
 class Cable:
     """Two hosts and the link between them; all of it is gone after the block."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 from launcher.process import Process
 from launcher.run_dir import LogDir, RunDir
-from tests.support.launches import DEADLINE_SECONDS, LAUNCHER, Running, compact, start
+from tests.support.forkserver import ForkedProcess, can_fork
+from tests.support.launches import DEADLINE_SECONDS, LAUNCHER, Running, compact
 from tests.support.training import run_folder, write_recipe
 
 
@@ -43,27 +45,31 @@ class Nodes:
         node_rank: int,
         *options: str,
         before: Sequence[str] = (),
-        command: Sequence[str] = (),
+        module: str = "launcher.cli",
+        namespace: str = "",
         **variables: str,
     ) -> Node:
-        """Start one node; `before` goes in front of its command, as `ip netns exec X` would.
+        """Start one node; `before` goes in front of its command, as `unshare --mount` would.
 
-        With that, or another `command`, it is executed; else it is a fork.
+        With that, or with variables that a fork can't have, it is executed; else it is a fork, in
+        the `namespace`, of what `module` runs.
         """
         place = ["--num-nodes", str(self.num_nodes), "--node-rank", str(node_rank)]
         head = [] if "--head" in options else ["--head", "127.0.0.1"]
         words = ["run", str(self.recipe), *place, *head, *options]
-        if before or command or variables:
+        environment = os.environ | variables
+        if before or not can_fork(environment):
             process: Running = subprocess.Popen(
-                [*before, *(command or (LAUNCHER,)), *words],
+                [*before, LAUNCHER, *words],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | variables,
+                env=environment,
                 start_new_session=True,
             )
         else:
-            process = start(*words)
+            command = [sys.executable, "-m", module, *words]
+            process = ForkedProcess(command, environment, namespace=namespace)
         self.nodes[node_rank] = Node(process)
         return self.nodes[node_rank]
 

@@ -34,8 +34,9 @@ from launcher.cluster.outcome import Cause, print_stop, print_summary, print_war
 from launcher.cluster.report import Result
 from launcher.errors import EXIT_STOPPED, InputError, LauncherError
 from launcher.lock import hold
+from launcher.recipe.prepared import prepared_marker
 from launcher.recipe.resolve import ResolvedRun
-from launcher.recipe.run_settings import prepared_marker, write_settings
+from launcher.recipe.run_settings import write_settings
 from launcher.run_dir import RunDir
 from launcher.world import host_name
 
@@ -243,7 +244,7 @@ class _Lead:
         )
         if not journey.prepares:
             return 0
-        code = prepare_here(journey.run_dir, journey.resolved.consent, self._launch.signals)
+        code = prepare_here(journey.resolved, journey.run_dir, self._launch.signals)
         if self._asked():
             raise StopAsked
         if code:
