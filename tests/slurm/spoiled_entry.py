@@ -1,6 +1,7 @@
-"""Stands before the node entry: lets one node of a job be different, then goes on as usual.
+"""Stands before the node entry: lets a node of a job be different, then goes on as usual.
 
-`python spoiled_entry.py HOW NODE JOB_FOLDER`; `HOW` is the name of a function below.
+`python spoiled_entry.py START:NODE:HOW ... JOB_FOLDER`: which start of the job, from 0, on which
+node; `HOW` is the name of a function below.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from launcher.cluster.nodes.placement import NUM_PORTS, port_for
 from launcher.run_dir import JobDir
 
-how, node, job_folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+spoils, job_folder = sys.argv[1:-1], Path(sys.argv[-1])
 run_dir = JobDir(job_folder).run_dir
 entry = [sys.executable, "-m", "launcher.cluster.slurm.node_entry", str(job_folder)]
 
@@ -60,6 +61,8 @@ def _taken(count: int) -> list[str]:
     sys.exit(subprocess.run(entry).returncode if strangers else 1)
 
 
-if os.environ["SLURMD_NODENAME"] == node:
-    entry = globals()[how]()
+here = f"{os.environ.get('SLURM_RESTART_COUNT', '0')}:{os.environ['SLURMD_NODENAME']}:"
+for spoil in spoils:
+    if spoil.startswith(here):
+        entry = globals()[spoil.removeprefix(here)]()
 os.execvp(entry[0], entry)

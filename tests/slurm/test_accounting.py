@@ -20,6 +20,7 @@ from tests.support.slurm_accounting import why_no_accounting
 from tests.support.slurm_cluster import SlurmCluster, why_no_slurm
 
 USER = "nobody"
+QUIET = ("--output=/dev/null", "--no-requeue")
 SETUP = (
     "add account lab",
     "add account other",
@@ -36,12 +37,12 @@ SETUP = (
 
 
 @pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[SlurmCluster]:
+def slurm_cluster(first_job_id: int) -> Iterator[SlurmCluster]:
     """A Slurm of two nodes that refuses what its accounting doesn't know."""
     why_not = why_no_slurm() or why_no_accounting()
     if why_not:
         pytest.skip(f"NO ACCOUNTING HERE: {why_not}")
-    with SlurmCluster(2, has_accounting=True) as cluster:
+    with SlurmCluster(2, has_accounting=True, first_job_id=first_job_id + 100) as cluster:
         for words in SETUP:
             cluster.run("sacctmgr", "--immediate", *words.split())
         yield cluster
@@ -69,12 +70,6 @@ def accounted(slurm: SlurmCluster, job_id: str, *names: str) -> list[str]:
     """Return what sacct has of a job."""
     options = ("--noheader", "--parsable2", "--allocations", f"--jobs={job_id}")
     return slurm.run("sacct", *options, f"--format={','.join(names)}").strip().split("|")
-
-
-def submit(slurm: SlurmCluster, body: str, *options: str) -> str:
-    """Submit a job that isn't the launcher's."""
-    command = ("sbatch", "--parsable", "--output=/dev/null", "--no-requeue", *options)
-    return slurm.run(*command, "--wrap", body).strip()
 
 
 def status(here: Project) -> list[str]:
@@ -154,19 +149,19 @@ def test_what_the_user_may_not_have_is_refused_before_anything_is_written(
 
 
 def test_jobs_that_only_the_accounting_knows(slurm: SlurmCluster) -> None:
-    late = submit(slurm, "sleep 600")
+    late = slurm.sbatch("sleep 600", *QUIET)
     slurm.wait_for_state(late, "RUNNING")
     slurm.run("scontrol", "update", f"JobId={late}", "EndTime=now")  # a limit is minutes long
-    failed_later = submit(slurm, "exit 3", f"--dependency=afternotok:{late}")
-    good = submit(slurm, "true", "--nodes=2")
-    failed = submit(slurm, "exit 3")
-    killed = submit(slurm, "kill -9 $$")
-    array = submit(slurm, "exit $SLURM_ARRAY_TASK_ID", "--array=0-2")
-    cancelled = submit(slurm, "sleep 600")
+    failed_later = slurm.sbatch("exit 3", f"--dependency=afternotok:{late}", *QUIET)
+    good = slurm.sbatch("true", "--nodes=2", *QUIET)
+    failed = slurm.sbatch("exit 3", *QUIET)
+    killed = slurm.sbatch("kill -9 $$", *QUIET)
+    array = slurm.sbatch("exit $SLURM_ARRAY_TASK_ID", "--array=0-2", *QUIET)
+    cancelled = slurm.sbatch("sleep 600", *QUIET)
     slurm.wait_for_state(cancelled, "RUNNING")
-    held = submit(slurm, "true", "--hold")
+    held = slurm.sbatch("true", "--hold", *QUIET)
     slurm.run("scancel", cancelled, held)
-    goes_on = submit(slurm, "sleep 600")
+    goes_on = slurm.sbatch("sleep 600", *QUIET)
     tasks = [f"{array}_{task}" for task in range(3)]
     for job_id in (late, failed_later, good, failed, killed, *tasks, cancelled, held):
         slurm.wait_for_end(job_id)
@@ -202,7 +197,7 @@ def test_jobs_that_only_the_accounting_knows(slurm: SlurmCluster) -> None:
 def test_status_of_a_run_whose_job_is_forgotten(project: MakeProject, slurm: SlurmCluster) -> None:
     here = project()
     here.act("sys.exit(3)")
-    blocker = submit(slurm, f"while ! test -e {here.folder}/go; do sleep 0.1; done")
+    blocker = slurm.sbatch(f"while ! test -e {here.folder}/go; do sleep 0.1; done", *QUIET)
     job_id, _ = here.submit("--after", blocker)
     assert status(here)[:2] == ["bot  pending", f"  job   {job_id} PENDING (Dependency)"]
     (here.folder / "go").touch()

@@ -18,10 +18,7 @@ def test_four_nodes_run_one_step(slurm: SlurmCluster) -> None:
 
 
 def test_a_killed_node_is_found_down_and_comes_back(slurm: SlurmCluster) -> None:
-    job_id = slurm.run(
-        "sbatch", "--parsable", "-w", "n4", "--no-requeue", "--output=/dev/null",
-        "--wrap", "sleep 600",
-    ).strip()  # fmt: skip
+    job_id = slurm.sbatch("sleep 600", "-w", "n4", "--no-requeue", "--output=/dev/null")
     slurm.wait_for_state(job_id, "RUNNING")
     slurm.wait_for(lambda: slurm.step_daemons("n4"), 10, "the step's daemon")
     processes = slurm.processes("n4")
@@ -33,9 +30,7 @@ def test_a_killed_node_is_found_down_and_comes_back(slurm: SlurmCluster) -> None
 
 
 def test_a_requeued_job_starts_again(slurm: SlurmCluster) -> None:
-    job_id = slurm.run(
-        "sbatch", "--parsable", "--requeue", "--output=/dev/null", "--wrap", "sleep 600"
-    ).strip()
+    job_id = slurm.sbatch("sleep 600", "--requeue", "--output=/dev/null")
     slurm.wait_for_state(job_id, "RUNNING")
     slurm.wait_for(lambda: slurm.last_words(job_id), 10, "the step's daemon")
     slurm.run("scontrol", "requeue", job_id)

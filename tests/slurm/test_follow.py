@@ -14,11 +14,11 @@ import pytest
 
 from launcher.cluster.follow.facts import RunState
 from launcher.cluster.follow.read import Queue, read_state
-from launcher.run_dir import JobDir, RunDir
-from tests.support.followed import empty_run, write_attempt, write_job
+from launcher.run_dir import RunDir
+from tests.support.followed import empty_run, write_attempt
+from tests.support.jobs import REPOSITORY, submit_script
 from tests.support.slurm_cluster import SlurmCluster
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # A step that holds the run folder's lock as a launch does, and ends by what it was told to hear.
 STEP = """
 import os, pathlib, signal, sys, time
@@ -34,19 +34,6 @@ with hold(run_dir.lock, "launcher submit"), StopSignals() as signals:
         time.sleep(0.05)
 sys.exit(75)
 """
-
-
-def submit(slurm: SlurmCluster, run_dir: RunDir, body: str, *options: str) -> tuple[str, JobDir]:
-    """Submit a job of a run, with the folder that a submission writes."""
-    job_dir = write_job(run_dir, None)
-    job_id = slurm.run(
-        "sbatch", "--parsable", "--requeue", "--open-mode=append",
-        f"--output={job_dir.root}/slurm-%j.log", f"--export=ALL,PYTHONPATH={REPOSITORY}",
-        *options, "--wrap", body,
-    ).strip()  # fmt: skip
-    record = json.loads(job_dir.record.read_text()) | {"job_id": job_id}
-    job_dir.record.write_text(json.dumps(record))
-    return job_id, job_dir
 
 
 def holding(run_dir: RunDir, hears: str) -> str:
@@ -76,7 +63,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 def test_pending_and_stopped_in_the_queue(slurm: SlurmCluster, run_dir: RunDir) -> None:
-    job_id, _ = submit(slurm, run_dir, "sleep 60", "--hold")
+    job_id, _ = submit_script(slurm, run_dir, "sleep 60", "--hold")
     slurm.wait_for_state(job_id, "PENDING")
     state = now(run_dir)
     assert (state.state, state.job_id) == ("pending", job_id)
@@ -96,7 +83,7 @@ def test_pending_and_stopped_in_the_queue(slurm: SlurmCluster, run_dir: RunDir) 
 def test_running_is_stopped_and_never_requeued(
     slurm: SlurmCluster, run_dir: RunDir, hears: str, options: tuple[str, ...]
 ) -> None:
-    job_id, job_dir = submit(slurm, run_dir, holding(run_dir, hears), "-N2", "--time=10")
+    job_id, job_dir = submit_script(slurm, run_dir, holding(run_dir, hears), "-N2", "--time=10")
     slurm.wait_for_state(job_id, "RUNNING")
     slurm.wait_for((run_dir.root / "began").exists, 30, "the step")
     write_attempt(run_dir, 1, job_id=job_id)
@@ -119,7 +106,7 @@ def test_running_is_stopped_and_never_requeued(
 
 def test_a_job_without_ranks_is_cancelled(slurm: SlurmCluster, run_dir: RunDir) -> None:
     """It may be in its setup, where a stop request would be seen by nobody."""
-    job_id, _ = submit(slurm, run_dir, "sleep 600")
+    job_id, _ = submit_script(slurm, run_dir, "sleep 600")
     slurm.wait_for_state(job_id, "RUNNING")
     assert now(run_dir).state == "running"
     assert "no rank was running" in say("stop", run_dir.root, "--now")
@@ -127,7 +114,7 @@ def test_a_job_without_ranks_is_cancelled(slurm: SlurmCluster, run_dir: RunDir) 
 
 
 def test_requeued_then_running_again(slurm: SlurmCluster, run_dir: RunDir) -> None:
-    job_id, _ = submit(slurm, run_dir, "sleep 600", "-w", "n2")
+    job_id, _ = submit_script(slurm, run_dir, "sleep 600", "-w", "n2")
     slurm.wait_for_state(job_id, "RUNNING")
     # A requeue that overtakes the start would have Slurm revoke the next one's credential.
     slurm.wait_for(lambda: bool(slurm.processes("n2")), 30, "the job's processes")
@@ -145,17 +132,18 @@ def test_requeued_then_running_again(slurm: SlurmCluster, run_dir: RunDir) -> No
 
 
 def test_failed_and_killed_jobs(slurm: SlurmCluster, run_dir: RunDir) -> None:
-    job_id, _ = submit(slurm, run_dir, "exit 3")
+    job_id, _ = submit_script(slurm, run_dir, "exit 3")
     assert slurm.wait_for_end(job_id) == "FAILED"
     state = now(run_dir)
     assert state.state == "failed"
     assert "before any rank began: FAILED" in say("status", run_dir.root)
 
-    job_id, _ = submit(slurm, run_dir, "sleep 600", "--no-requeue", "-w", "n3")
+    job_id, _ = submit_script(slurm, run_dir, "sleep 600", "--no-requeue", "-w", "n3")
     slurm.wait_for_state(job_id, "RUNNING")
     write_attempt(run_dir, 1, job_id=job_id, job_folder="jobs/002", nodes=("n3",))
     slurm.wait_for(lambda: bool(slurm.processes("n3")), 30, "the job's processes")
     slurm.kill_node("n3")
+    slurm.declare_down("n3")
     assert slurm.wait_for_end(job_id, 90) == "NODE_FAIL"
     shown = say("status", run_dir.root)
     assert "the job ended: NODE_FAIL" in shown
@@ -164,12 +152,41 @@ def test_failed_and_killed_jobs(slurm: SlurmCluster, run_dir: RunDir) -> None:
     slurm.wait_idle()
 
 
+def watching(*command: str | Path) -> subprocess.Popen[str]:
+    """Start a command of ours that goes on until the job has ended."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "launcher.cli", *map(str, command)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "20"},
+    )
+
+
+def until(command: subprocess.Popen[str], words: str) -> str:
+    """Return what a command prints up to a line with these words."""
+    assert command.stdout is not None
+    printed = ""
+    while words not in printed:
+        line = command.stdout.readline()
+        assert line, printed
+        printed += line
+    return printed
+
+
 def test_a_finished_job_and_its_logs(slurm: SlurmCluster, run_dir: RunDir) -> None:
     logs = write_attempt(run_dir, 1, outcome="finished", hours=1, nodes=("n1",))
-    body = f"echo progress; sleep 2; echo hello > {logs.rank(0)}; echo {{}} > {run_dir.summary}"
-    job_id, job_dir = submit(slurm, run_dir, body)
+    go = run_dir.root / "go"
+    body = (
+        f"echo progress; while ! test -e {go}; do sleep 0.1; done; "
+        f"echo hello > {logs.rank(0)}; echo {{}} > {run_dir.summary}"
+    )
+    job_id, job_dir = submit_script(slurm, run_dir, body)
     slurm.wait_for_state(job_id, "RUNNING", "COMPLETED")
-    say("logs", run_dir.root, "--follow")
+    following = watching("logs", run_dir.root, "--follow")
+    until(following, "attempt 1 of bot")
+    go.touch()
+    assert "--- bot: finished\n" in following.communicate(timeout=60)[0]
+    assert following.returncode == 0
     slurm.wait_for_end(job_id)
     assert now(run_dir).state == "finished"
     shown = say("logs", run_dir.root).splitlines()
@@ -181,19 +198,16 @@ def test_a_finished_job_and_its_logs(slurm: SlurmCluster, run_dir: RunDir) -> No
 
 
 def test_status_follows_a_job_to_its_end(slurm: SlurmCluster, run_dir: RunDir) -> None:
-    job_id, _ = submit(slurm, run_dir, "sleep 12; exit 1")
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "launcher.cli", "status", "--watch", run_dir.root],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"COLUMNS": "20"},
-    )
+    go = run_dir.root / "go"
+    job_id, _ = submit_script(slurm, run_dir, f"while ! test -e {go}; do sleep 0.1; done; exit 1")
+    following = watching("status", "--watch", run_dir.root)
+    shown = until(following, f"{job_id} RUNNING")
+    go.touch()
     slurm.wait_for_end(job_id)
-    shown = watching.communicate(timeout=60)[0]
+    shown += following.communicate(timeout=60)[0]
     states = [line.split()[1] for line in shown.splitlines() if line.startswith("bot")]
     assert states[-1] == "failed"
     assert "running" in states
-    assert f"{job_id} RUNNING" in shown
     assert "before any rank began: FAILED (NonZeroExitCode)" in shown  # whole, on a narrow screen
 
 

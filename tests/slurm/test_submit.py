@@ -7,22 +7,18 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from launcher.cluster.slurm.queue import find_jobs
 from launcher.lock import hold
-from launcher.run_dir import JobDir, RunDir
+from launcher.run_dir import RunDir
+from tests.support.jobs import ended
 from tests.support.launches import LAUNCHER
 from tests.support.projects import MakeProject
 from tests.support.slurm_cluster import SlurmCluster
 
 HOSTILE = "a b\"c'd 100%j%% #e $(touch pwned) ;f"
-
-
-def ended(job: JobDir) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in job.ended.read_text().splitlines()]
 
 
 def test_a_job_runs_what_was_submitted_from_a_hostile_folder(
@@ -37,10 +33,9 @@ def test_a_job_runs_what_was_submitted_from_a_hostile_folder(
         "setup: ['export FROM_SETUP=\"$((6 * 7))\"']\n",
         cluster={"num_nodes": 2, "gpus_per_node": 2},
     )
-    blocker = slurm.run(
-        "sbatch", "--parsable", "--output=/dev/null", f"--chdir={here.folder}",
-        "--wrap", "while ! test -e go; do sleep 0.1; done",
-    ).strip()  # fmt: skip
+    blocker = slurm.sbatch(
+        "while ! test -e go; do sleep 0.1; done", "--output=/dev/null", f"--chdir={here.folder}"
+    )
     job_id, job = here.submit("--after", blocker, "--set", "train.micro_batch_size=2")
     submitted = here.recipe.read_text()
     assert slurm.job(job_id)["Dependency"].startswith(f"afterok:{blocker}")
@@ -85,6 +80,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(project: MakeProject) ->
     assert done.returncode == 0
     assert done.stdout.startswith("#!/bin/bash -l\n")
     assert "#SBATCH --requeue\n" in done.stdout
+    assert f"{sys.executable} -m launcher.cluster.slurm.step" in done.stdout
     assert "not submitted" in done.stderr
     assert sorted(here.folder.rglob("*")) == before
 
@@ -154,8 +150,10 @@ def test_a_run_longer_than_the_partition_allows_is_a_chain(
     assert 'no constraint "fast" here; there are: any, n1, n2, n3, n4.' in unknown.stderr
 
 
-def test_data_prepared_in_a_job_before(project: MakeProject, slurm: SlurmCluster) -> None:
-    here = project(HOSTILE)
+def test_data_prepared_in_a_job_before(
+    project: MakeProject, slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    here = project(HOSTILE, data={"cache_dir": str(tmp_path / HOSTILE / "cache")})
     job_id, job = here.submit("--prepare-on", "cpu")
     preparing = json.loads(job.record.read_text())["after"][0]
     cache = here.folder / "cache"
@@ -187,35 +185,58 @@ def test_bad_data_end_both_jobs(project: MakeProject, slurm: SlurmCluster) -> No
     assert "no_such_column" in job.prepare_log(preparing).read_text()
 
 
-def test_a_stop_in_time_is_requeued_and_goes_on(project: MakeProject, slurm: SlurmCluster) -> None:
+def test_a_job_is_requeued_after_a_stop_in_time_and_where_slurm_does_it(
+    project: MakeProject, slurm: SlurmCluster
+) -> None:
+    """One job: warned by a signal, requeued by hand, preempted, then through."""
     here = project()
     here.act(
         "import signal, time\n"
         "if os.environ['SLURM_NODEID'] == '1':\n"
         "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
-        "    (job / 'waits-1').touch()\n"
+        "    (job / f'waits-{restart}-1').touch()\n"
         "    time.sleep(0 if restart else 60)\n"  # killed once the other node ends
-        "elif restart == 0:\n"
+        "elif restart < 3:\n"
         "    got = []\n"
-        "    signal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n"
-        "    (job / 'waits').touch()\n"
+        "    for number in (signal.SIGTERM, signal.SIGUSR1):\n"
+        "        signal.signal(number, lambda *_: got.append(1))\n"
+        "    if restart: attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
+        "    (job / f'waits-{restart}-0').touch()\n"
         "    while not got: time.sleep(0.05)\n"
-        "    attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
-        "    (run / 'checkpoints' / 'step-000003').mkdir(parents=True)\n"
-        "    (run / 'checkpoints' / 'step-000003' / 'manifest.json').write_text('{}')\n"
+        "    if not restart:\n"
+        "        attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
+        "        (run / 'checkpoints' / 'step-000003').mkdir(parents=True)\n"
+        "        (run / 'checkpoints' / 'step-000003' / 'manifest.json').write_text('{}')\n"
         "    sys.exit(75)\n"
         "else: attempt()\n"
     )
-    job_id, job = here.submit("--num-nodes", "2")
-    for name in ("waits", "waits-1"):
-        slurm.wait_for((job.root / name).exists, 30, "the step")
+    job_id, job = here.submit("--num-nodes", "2", "--partition", "main")
+
+    def wait_for_steps(start: int) -> None:
+        for node in (0, 1):
+            slurm.wait_for((job.root / f"waits-{start}-{node}").exists, 60, "the step")
+
+    def start_again(start: int) -> None:
+        slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == str(start), 30, "the requeue")
+        slurm.wait_for(lambda: len(ended(job)) == start, 30, "the record")
+        slurm.start_now(job_id)
+
+    wait_for_steps(0)
     slurm.run("scancel", "--signal=USR1", job_id)
-    slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 30, "the requeue")
-    slurm.start_now(job_id)
+    start_again(1)
+    wait_for_steps(1)
+    slurm.run("scontrol", "requeue", job_id)
+    start_again(2)
+    wait_for_steps(2)
+    slurm.sbatch("true", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
+    start_again(3)
     assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
-    first, second = ended(job)
+    first, by_hand, preempted, last = ended(job)
     assert (first["exit_code"], first["requeued"], first["attempt"]) == (75, True, 1)
-    assert (second["exit_code"], second["requeued"], second["checkpoint"]) == (0, False, 3)
+    assert by_hand["requeued"]
+    assert by_hand["why"] == "Slurm did it: preempted, or asked to"
+    assert preempted["requeued"]  # by the job itself, which has a moment for it, or by Slurm
+    assert (last["exit_code"], last["requeued"], last["checkpoint"]) == (0, False, 3)
     log = job.log(job_id).read_text()
     assert log.index("requeued: stopped in time") < log.index("not requeued: the step ended")
 
@@ -259,38 +280,6 @@ def test_a_cancelled_job_is_not_requeued(project: MakeProject, slurm: SlurmClust
     (record,) = ended(job)
     assert not record["requeued"]
     assert record["why"] in ("the job is COMPLETING", "the job is CANCELLED")
-
-
-@pytest.mark.parametrize("how", ["requeue", "preemption"])
-def test_a_job_that_slurm_requeues_says_so(
-    project: MakeProject, slurm: SlurmCluster, how: str
-) -> None:
-    here = project()
-    here.act(
-        "import signal, time\n"
-        "got = [restart] if restart else []\n"
-        "for number in (signal.SIGTERM, signal.SIGUSR1):\n"
-        "    signal.signal(number, lambda *_: got.append(1))\n"
-        "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
-        "(job / 'waits').touch()\n"
-        "while not got: time.sleep(0.05)\n"
-        "sys.exit(0 if restart else 75)\n"
-    )
-    job_id, job = here.submit("--partition", "main")
-    slurm.wait_for((job.root / "waits").exists, 30, "the step")
-    if how == "requeue":
-        slurm.run("scontrol", "requeue", job_id)
-    else:
-        slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null",
-                  "--wrap", "sleep 1")  # fmt: skip
-    slurm.wait_for(job.ended.exists, 30, "the record")
-    (record,) = ended(job)
-    assert record["requeued"]
-    if how == "requeue":  # a job that is preempted has a moment for its own
-        assert record["why"] == "Slurm did it: preempted, or asked to"
-    slurm.start_now(job_id)
-    slurm.wait_for(lambda: slurm.state(job_id) != "PENDING", 60, "the second start")
-    assert slurm.job(job_id)["Restarts"] == "1"
 
 
 def test_three_attempts_without_progress_end_the_chain(
@@ -350,28 +339,3 @@ def test_what_sbatch_refuses_leaves_nothing(project: MakeProject, slurm: SlurmCl
     assert refused.stderr.splitlines()[-1].startswith("sbatch: Slurm refused the job:")
     assert "Traceback" not in refused.stderr
     assert here.run_dir.job_dirs == []
-
-
-def test_python_of_the_tests_is_the_one_of_the_job(project: MakeProject) -> None:
-    assert f"{sys.executable} -m launcher.cluster.slurm.step" in project().ask("--dry-run").stdout
-
-
-def test_the_warning_before_the_time_limit_reaches_the_step(
-    project: MakeProject, slurm: SlurmCluster
-) -> None:
-    here = project()
-    here.act(
-        "import signal, time\n"
-        "got = []\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n"
-        "while not got and not restart: time.sleep(0.05)\n"
-        "attempt(stopped={'step': 3, 'reason': 'SIGTERM or SIGUSR1'})\n"
-        "sys.exit(0 if restart else 75)\n"
-    )
-    job_id, job = here.submit("--time", "4", "--set", "run.grace_seconds=170")
-    script = job.script.read_text()
-    assert "#SBATCH --signal=USR1@170\n" in script
-    slurm.wait_for(lambda: slurm.job(job_id)["Restarts"] == "1", 180, "the requeue")
-    slurm.start_now(job_id)
-    assert slurm.wait_for_end(job_id) == "COMPLETED", slurm.log()
-    assert [record["requeued"] for record in ended(job)] == [True, False]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher.run_dir import JobDir, RunDir
-from tests.support.launches import LAUNCHER
+from tests.support.jobs import ask
 from tests.support.training import base_recipe, write_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATE = REPOSITORY / "slurm" / "train.sbatch"
+ENTRY = "-m launcher.cluster.slurm.node_entry"
 STAND_IN = REPOSITORY / "tests" / "slurm" / "fake_entry.py"
 
 
@@ -36,13 +37,8 @@ class Project:
         (self.folder / "runs" / "act.py").write_text(code)
 
     def ask(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [LAUNCHER, "submit", self.recipe.name, *options],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        """Run `launcher submit` here."""
+        return ask(self.folder, self.recipe.name, *options)
 
     def submit(self, *options: str) -> tuple[str, JobDir]:
         """Submit; return the job's number and the folder of the run's newest job."""
@@ -69,10 +65,16 @@ def make_project(
     recipe["run"]["name"] = "bot"
     recipe["run"]["dir"] = "runs"
     path = write_recipe(folder, recipe)
-    text = TEMPLATE.read_text()
-    entry = "-m launcher.cluster.slurm.node_entry"
-    assert entry in text
-    (folder / "slurm").mkdir()
-    (folder / "slurm" / "fake.sbatch").write_text(text.replace(entry, str(STAND_IN)))
-    (folder / "slurm" / "site.yaml").write_text(f"template: fake.sbatch\n{site}")
+    write_site(folder / "slurm", str(STAND_IN), site)
     return Project(folder, path)
+
+
+def write_site(folder: Path, entry: str, site: str = "") -> Path:
+    """Write a site file whose template starts something else on each node; return its path."""
+    text = TEMPLATE.read_text()
+    assert ENTRY in text
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "other.sbatch").write_text(text.replace(ENTRY, entry))
+    path = folder / "site.yaml"
+    path.write_text(f"template: other.sbatch\n{site}")
+    return path

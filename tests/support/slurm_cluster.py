@@ -24,11 +24,14 @@ from tests.support.programs import missing, need
 from tests.support.slurm_accounting import Accounting
 
 T = TypeVar("T")
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "sinfo")
+PROGRAMS = (
+    "slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "sinfo", "setpriv",
+)  # fmt: skip
 NAME = "tests"
 REMEMBER, FORGET = "MinJobAge=3600", "MinJobAge=2"
 READY_SECONDS = 60.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
+"""Each look is a process of Slurm's."""
 REVOKED_SECONDS = 2.0
 END_STATES = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -59,8 +62,9 @@ class SlurmCluster:
         max_time: str = "2:00:00",
         default_time: str = "30:00",
         requeue_seconds: int = 60,
-        kill_wait_seconds: int = 3,
+        kill_wait_seconds: int = 10,
         slurmd_timeout_seconds: int = 10,
+        first_job_id: int = 1,
         has_accounting: bool = False,
     ) -> None:
         # A short folder of its own: the path of munge's socket may have 107 characters at most.
@@ -77,7 +81,13 @@ class SlurmCluster:
         Slurm has 120 s; it has to be longer than a loaded machine takes to start a job.
         """
         self.kill_wait_seconds = kill_wait_seconds
+        """From SIGTERM to SIGKILL: only what ignores the first is waited for so long.
+
+        Slurm has 30 s; it has to be enough for ranks to save on a loaded machine.
+        """
         self.slurmd_timeout_seconds = slurmd_timeout_seconds
+        self.first_job_id = first_job_id
+        """Clusters that run side by side differ in it: a job's ports come from its number."""
         self.has_accounting = has_accounting
         """Whether what users may have, and jobs that have ended, are kept in a database."""
         self._accounting: Accounting | None = None
@@ -138,6 +148,10 @@ class SlurmCluster:
         for process in [*self.step_daemons(node), *self.processes(node)]:
             process.send(signal.SIGKILL)
 
+    def declare_down(self, node: str) -> None:
+        """Let the controller know at once of a lost node; it takes 20 s or so to see it itself."""
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
     def processes(self, node: str) -> list[Process]:
         """Return the processes of jobs on one node."""
         conf = str(self.conf)
@@ -164,6 +178,11 @@ class SlurmCluster:
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def sbatch(self, body: str, *options: str) -> str:
+        """Submit a job that isn't the launcher's; return its number."""
+        command = ("sbatch", "--parsable", *options, "--wrap", body)
+        return self.run(*command).strip()
 
     def job(self, job_id: str) -> dict[str, str]:
         """Return the fields that `scontrol show job` has of a job; empty where it knows none."""
@@ -282,6 +301,7 @@ class SlurmCluster:
             f"ClusterName={NAME}",
             f"SlurmctldHost={host}(127.0.0.1)",
             f"SlurmctldPort={port}",
+            f"FirstJobId={self.first_job_id}",
             "SlurmUser=root",
             "AuthType=auth/munge",
             f"AuthInfo=socket={self.folder}/munge.socket,cred_expire={self.requeue_seconds}",
@@ -347,7 +367,8 @@ class SlurmCluster:
     ) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
-                command,
+                # Tests that are killed leave no daemon behind.
+                ["setpriv", "--pdeathsig=KILL", *command],
                 cwd=self.folder,  # step daemons inherit it, which tells them from another cluster's
                 env=self.environment | dict(environment or {}),
                 stdout=output,
