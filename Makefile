@@ -1,8 +1,11 @@
-# Three commands, each from nothing: they make .venv and install what they need on the first call.
-#   make quickstart   fine-tune a real model on this machine
-#   make test         all tests
-#   make check        format, lint, types, layers
-#   make faults       inject every fault there is a promise for; hours
+# Each command starts from nothing: it makes .venv and installs what it needs on the first call.
+# Times are those of two CPU cores, without the installation.
+#   make quickstart   fine-tune a real model on this machine: 2 minutes
+#   make test         unit tests, real ranks, the real commands, one Slurm job: @TEST@ minutes
+#   make check        format, lint, types, layers: half a minute
+#   make test-all     the same, all Slurm tests and a sample of the faults: @ALL@ minutes
+#   make faults       inject every fault there is a promise for: an hour
+#   make mutations    break the product by one line, twelve times, and see the tests fail: @MUT@ minutes
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart assets test faults check format
+.PHONY: help install quickstart assets test test-all faults mutations check format
 
 help:
 	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
@@ -39,16 +42,27 @@ quickstart: assets
 	$(BIN)/launcher run recipes/quickstart.yaml
 	$(BIN)/python quickstart/show.py
 
-# Unit tests share the cores; tests that start processes need both for themselves, one by one.
-test: $(INSTALLED)
+# Three workers keep two cores busy: most tests wait now and then. Long files come first.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+TESTS := tests/ranks tests/e2e tests/unit
+
+test: assets
 	@tests/system_packages.sh
-	$(BIN)/python -m pytest tests/unit -n 2
-	$(BIN)/python -m pytest --ignore tests/unit
+	$(PYTEST) tests/slurm/test_one_life.py $(TESTS)
+
+test-all: assets
+	@tests/system_packages.sh
+	$(PYTEST) tests/slurm tests/faults $(TESTS)
 
 # Every fault, each in every setting: takes hours on two cores. Writes docs/faults.md.
 faults: assets
 	@tests/system_packages.sh
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+mutations: assets
+	@tests/system_packages.sh
+	$(BIN)/python -m tests.mutations $(PROMISES)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

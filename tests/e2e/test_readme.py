@@ -158,7 +158,17 @@ def test_a_cluster_command_would_submit_what_it_says(line: str, sandbox: Path) -
 def test_make_target_exists_and_ci_runs_it(line: str) -> None:
     assert run(["make", "--dry-run", *line.split()[1:]], REPOSITORY).strip()
     ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8").splitlines()
+    if line == "make test":  # a part of what CI runs
+        line, everything = "make test-all", tested_by("test-all")
+        assert all(path.startswith(everything) for path in tested_by("test"))
     assert line in ci, "what the README tells to type has to be run by CI"
+
+
+def tested_by(target: str) -> tuple[str, ...]:
+    """Return the folders and files of tests that a target of the Makefile hands to pytest."""
+    printed = run(["make", "--dry-run", target], REPOSITORY).splitlines()
+    (line,) = (line for line in printed if "-m pytest" in line)
+    return tuple(word for word in line.split() if word.startswith("tests/"))
 
 
 def test_the_recipe_shown_is_the_recipe() -> None:
