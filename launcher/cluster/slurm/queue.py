@@ -89,7 +89,7 @@ def _named(
     rows: Sequence[dict[str, str]], job_ids: Sequence[str]
 ) -> Iterator[tuple[str, QueuedJob]]:
     for job_id in job_ids:
-        row = next((row for row in rows if _is_row_of(row["JobArrayID"], job_id)), None)
+        row = next((row for row in rows if is_row_of(row["JobArrayID"], job_id)), None)
         row = row or next((row for row in rows if row["JobID"] == job_id), None)
         if row is None:
             continue
@@ -105,12 +105,12 @@ def _named(
                 started=_known(row["StartTime"]) or None,
                 time_left_seconds=seconds_of(row["TimeLeft"]),
                 time_limit_seconds=seconds_of(row["TimeLimit"]),
-                exit_code=_exit_code(row["exit_code"], state),
+                exit_code=exit_code_of(row["exit_code"], state),
             ),
         )
 
 
-def _is_row_of(array_id: str, job_id: str) -> bool:
+def is_row_of(array_id: str, job_id: str) -> bool:
     """Tell whether a row is of a job: tasks of an array that wait share one, `42_[1-3,5%2]`."""
     if array_id == job_id:
         return True
@@ -143,7 +143,7 @@ def _sacct(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
                 started=_known(row["Start"]) or None,
                 time_left_seconds=None,
                 time_limit_seconds=seconds_of(row["Timelimit"].replace("Partition_Limit", "")),
-                exit_code=_exit_code(row["ExitCode"], state),
+                exit_code=exit_code_of(row["ExitCode"], state),
             )
     return found
 
@@ -163,7 +163,7 @@ def _scontrol(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
                 started=_known(row.get("StartTime", "")) or None,
                 time_left_seconds=None,
                 time_limit_seconds=seconds_of(row.get("TimeLimit", "")),
-                exit_code=_exit_code(row["ExitCode"], row["JobState"]),
+                exit_code=exit_code_of(row["ExitCode"], row["JobState"]),
             )
     return found
 
@@ -177,7 +177,7 @@ def _known(text: str) -> str:
     return "" if text in ("None", "N/A", "Unknown", "(null)") else text
 
 
-def _exit_code(text: str, state: str) -> int | None:
+def exit_code_of(text: str, state: str) -> int | None:
     """Return the exit code in `3:0` (code:signal) or in a wait status; 128 + n after a signal n.
 
     The accounting has 0 for a job that was cancelled or ran out of time, which says nothing.

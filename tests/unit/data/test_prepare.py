@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -408,13 +409,13 @@ def test_how_a_tokenizer_was_loaded_leaves_no_trace_in_it(minilm_dir: Path) -> N
 def test_two_processes_may_build_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = recipe(texts(*(f"row {i}" for i in range(20))))
     forked = multiprocessing.get_context("fork")
-    build, both = prepare_module._build, forked.Barrier(2)
+    new_folder, both = store.new_folder, forked.Barrier(2)
 
-    def build_together(*arguments: Any) -> dict[str, Any]:
+    def build_together(*arguments: Any) -> AbstractContextManager[Path]:
         both.wait(30)  # each has found nothing by now, and neither has finished
-        return build(*arguments)
+        return new_folder(*arguments)
 
-    monkeypatch.setattr(prepare_module, "_build", build_together)
+    monkeypatch.setattr(store, "new_folder", build_together)
     processes = [forked.Process(target=prepare, args=(asked,)) for _ in range(2)]
     for process in processes:
         process.start()

@@ -172,15 +172,18 @@ def test_a_data_set_folder_goes_through_datasets(monkeypatch: pytest.MonkeyPatch
     assert part.digest() == again.digest() != train.digest()
 
 
-def test_class_labels_of_a_data_set_become_names() -> None:
+def test_class_labels_of_a_data_set_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    from launcher.data.hub import _rows
-
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(Path("hf").resolve()))
     features = datasets.Features({"label": datasets.ClassLabel(names=["no", "yes"])})
     split = datasets.Dataset.from_dict({"label": [1, 0, -1]}, features=features)
-    rows = [row.values["label"] for row in _rows(split, "set[train]")]
-    assert rows == ["yes", "no", -1]
+    Path("set").mkdir()
+    split.to_parquet("set/train.parquet")  # which keeps the names
+    source = Source(path="set", split="train")
+    (part,) = find_parts([source], Columns(), "data.train", Path("cache"))
+    labels = [row.values["label"] for row in part.rows() if isinstance(row, Row)]
+    assert labels == ["yes", "no", -1]
 
 
 def test_an_unknown_data_set_is_an_input_error() -> None:

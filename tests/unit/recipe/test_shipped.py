@@ -71,7 +71,7 @@ def test_a_file_of_the_same_name_here_comes_first(
 def test_an_installed_package_brings_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher.shipped, "_PACKAGE", tmp_path / "launcher")
+    monkeypatch.setattr(launcher.shipped, "PACKAGE", tmp_path / "launcher")
     assert shipped_folder("recipes") == tmp_path / "recipes"
     (tmp_path / "launcher" / "_shipped" / "recipes").mkdir(parents=True)
     assert shipped_folder("recipes") == tmp_path / "launcher" / "_shipped" / "recipes"

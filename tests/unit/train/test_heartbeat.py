@@ -102,10 +102,10 @@ def test_the_stop_comes_in_time_to_save() -> None:
     heart = Heartbeat(World(deadline=time.monotonic() + 100), stop)
     heart.reserve_seconds = 90
     heart.limit(time.monotonic() + 500)
-    heart._hear()
+    heart.hear()
     assert stop.reason is None
     heart.limit(time.monotonic() + 89)
-    heart._hear()
+    heart.hear()
     assert stop.reason is StopReason.TIME_LIMIT
 
 

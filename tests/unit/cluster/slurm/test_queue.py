@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.cluster.slurm import queue
-from launcher.cluster.slurm.queue import _exit_code, _is_row_of, find_jobs
+from launcher.cluster.slurm.queue import exit_code_of, find_jobs, is_row_of
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from launcher.cluster.slurm.queue import _exit_code, _is_row_of, find_jobs
     ],
 )
 def test_waiting_tasks_share_a_row(array_id: str, job_id: str, is_it: bool) -> None:
-    assert _is_row_of(array_id, job_id) is is_it
+    assert is_row_of(array_id, job_id) is is_it
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_waiting_tasks_share_a_row(array_id: str, job_id: str, is_it: bool) -> N
     ],
 )
 def test_exit_codes_of_all_three_commands(text: str, state: str, code: int | None) -> None:
-    assert _exit_code(text, state) == code
+    assert exit_code_of(text, state) == code
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,9 @@ def test_why_a_job_waited_is_not_why_it_ended(
     monkeypatch: pytest.MonkeyPatch, row: str, reason: str
 ) -> None:
     """Lines as `sacct` prints them; the first job had been requeued."""
-    monkeypatch.setattr(queue, "ask_or_empty", lambda *_: row)
-    (found,) = queue._sacct([row.partition("|")[0]]).values()
+    monkeypatch.setattr(queue, "has_slurm", lambda: True)
+    monkeypatch.setattr(queue, "ask_or_empty", lambda name, *_: row if name == "sacct" else "")
+    (found,) = find_jobs([row.partition("|")[0]]).values()
     assert found.reason == reason
 
 

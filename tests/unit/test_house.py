@@ -1,0 +1,97 @@
+"""Tests know the product by its public names, so that what is inside can be changed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRODUCT = ("launcher", "quickstart")
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def private_names() -> frozenset[str]:
+    """Return every private function, class, variable and attribute of the product."""
+    found: set[str] = set()
+    for folder in PRODUCT:
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                match node:
+                    case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                        found.add(name)
+                    case ast.Name(id=name, ctx=ast.Store()):
+                        found.add(name)
+                    case ast.Attribute(attr=name, ctx=ast.Store()):
+                        found.add(name)
+    return frozenset(filter(is_private, found))
+
+
+PRIVATE = private_names()
+
+
+def uses_of_private_names(source: str) -> Iterator[str]:
+    """Yield what a test module does with private names of the product, by line.
+
+    Not meant: an object's own attributes (`self._x`), and those of libraries (`os._exit`).
+    """
+    tree = ast.parse(source)
+    libraries = set(names_of_libraries(tree))
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module), names=names) if module.startswith(PRODUCT):
+                for alias in names:
+                    if any(map(is_private, (*module.split("."), alias.name))):
+                        yield f"{node.lineno}: from {module} import {alias.name}"
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(attr=name) if name in PRIVATE and root(node) not in libraries:
+                yield f"{node.lineno}: {ast.unparse(node)}"
+            case ast.Call(func=function, args=arguments) if ast.unparse(function).endswith("attr"):
+                for argument in arguments:  # monkeypatch.setattr(module, "_name", ...)
+                    text = argument.value if isinstance(argument, ast.Constant) else None
+                    if isinstance(text, str) and text.rpartition(".")[2] in PRIVATE:
+                        yield f"{node.lineno}: {ast.unparse(node)}"
+
+
+def names_of_libraries(tree: ast.AST) -> Iterator[str]:
+    """Yield the names that the module gives to what it imports from outside the product."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                for alias in names:
+                    module = getattr(node, "module", None) or alias.name
+                    if not module.startswith(PRODUCT):
+                        yield alias.asname or alias.name.partition(".")[0]
+
+
+def root(node: ast.expr) -> str | None:
+    """Return the name that a chain of attributes begins with."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_test_uses_no_private_name(path: Path) -> None:
+    assert list(uses_of_private_names(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from launcher.train.step import _update",
+        "from launcher.train import step\nstep._update(None)",
+        "heart._beat()",
+        "patch.setattr(step, '_update', None)",
+        "patch.setattr('launcher.train.step._update', None)",
+    ],
+)
+def test_such_a_use_is_found(source: str) -> None:
+    assert len(list(uses_of_private_names(source))) == 1
