@@ -16,6 +16,8 @@ from tests.support.ranks import run_ranks
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.training import events, records, run_folder, train, write_jsonl
 
+MAX_STEPS = 3
+
 
 def exported_loss(export: Path, rows: Path) -> float:
     """Return the loss per target of an exported adapter in plain peft and transformers."""
@@ -48,16 +50,17 @@ def smollm2_recipe(folder: Path, model: Path, chats: Path, stage: str) -> dict[s
     recipe: dict[str, Any] = YAML(typ="safe").load(
         REPOSITORY / "recipes" / "quickstart-smollm2-lora.yaml"
     )
-    for name, count in (("train", 48), ("validation", 12)):
+    for name, count in (("train", 24), ("validation", 8)):
         lines = (chats / f"{name}.jsonl").read_text().splitlines()[:count]
         path = write_jsonl(folder / f"{name}.jsonl", [json.loads(line) for line in lines])
         recipe["data"][name] = [{"path": str(path)}]
     recipe["run"] |= {"name": "nodes", "dir": str(folder / "runs"), "seed": 7}
     recipe["model"]["path"] = str(model)
     recipe["data"]["cache_dir"] = str(folder / "cache")
-    recipe["train"] |= {"max_steps": 4, "micro_batch_size": 2, "warmup_steps": 1}
-    recipe["evaluate"] = {"every_steps": 2, "micro_batch_size": 3}
-    recipe["checkpoint"] = {"every_steps": 2}
+    recipe["data"]["max_seq_len"] = 64
+    recipe["train"] |= {"max_steps": MAX_STEPS, "micro_batch_size": 2, "warmup_steps": 1}
+    recipe["evaluate"] = {"every_steps": 1, "micro_batch_size": 2}
+    recipe["checkpoint"] = {"every_steps": MAX_STEPS}
     recipe["deepspeed"] = stage
     del recipe["early_stopping"]
     return recipe
@@ -81,7 +84,7 @@ def test_two_nodes_train_the_model_of_one(
     (start,) = events(job.run_dir, "start")
     assert (start["world_size"], start["num_nodes"]) == (world_size, 2)
     assert (start["engine"], start["zero_stage"]) == ("DeepSpeedEngine", int(stage[-1]))
-    assert len(records(job.run_dir, "train/loss")) == 4
+    assert len(records(job.run_dir, "train/loss")) == MAX_STEPS
     logs = job.run_dir.logs(1)
     (told,) = job.attempts
     assert (told["command"], told["job_id"], told["job_folder"]) == (
