@@ -75,6 +75,8 @@ def test_every_command_does_what_is_said(
     assert "#SBATCH --nodes=2\n" in dry
     assert "submitted job" in first
     assert "submitted job" in second
+    assert "data as prepared before" in second
+    assert "data as prepared before" not in first
     assert "finished" in printed["launcher status"][-1]
     assert "quickstart" in printed["launcher runs"][0]
     starts = events(job.run_dir, "start")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.cluster.node.agent import environment_for
-from launcher.cluster.outcome import print_summary, print_warnings, say
+from launcher.cluster.outcome import print_prepared, print_summary, print_warnings, say
 from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm, of_a_job
 from launcher.cluster.slurm.job_folder import (
     make_job_folder,
@@ -27,6 +27,7 @@ from launcher.errors import InputError, Problem
 from launcher.files import read_object
 from launcher.lock import hold, holder_of
 from launcher.recipe.check import KeyedRule
+from launcher.recipe.prepared import prepared_before
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_settings import write_settings
 from launcher.run_dir import RunDir
@@ -119,7 +120,11 @@ def _make_ready(submission: Submission, run_dirs: Sequence[RunDir], *, prepares:
 
 
 def _prepare(run: ResolvedRun, run_dir: RunDir) -> int:
-    """Tokenise the data here; return the exit code."""
+    """Tokenise the data here, unless they are ready; return the exit code."""
+    summary = prepared_before(run, run_dir)
+    if summary is not None:
+        print_prepared(summary)
+        return 0
     command = [sys.executable, "-m", "launcher.train.prepare", str(run_dir.resolved)]
     command += run.consent.options()
     return subprocess.run(command, env=environment_for(1)).returncode
