@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import importlib
-import os
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher.world import World
-from tests.support.training import base_recipe, events, run_folder, train
+from launcher.train.local_work import layers_of
+from launcher.train.step_observer import StepObserver
+from tests.support.training import events, run_folder, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from launcher.data.sampler import Window
+    from launcher.train.session import Session
 
 SLOW_RANK = 1
-STEPS = 8
+LAYER_SECONDS = 0.02
+"""14 layers: 0.28 s a forward pass, which is far more than a busy machine adds to one."""
 
-# Runs 20 of every 100 ms, as on a machine with five times too much to do.
-STOP_AND_GO = """
-import os, select, signal, sys, time
-rank = int(sys.argv[1])
-while not select.select([sys.stdin], [], [], 0.02)[0]:
-    os.kill(rank, signal.SIGSTOP)
-    time.sleep(0.08)
-    os.kill(rank, signal.SIGCONT)
-"""
+
+@dataclass(frozen=True)
+class SlowLayers(StepObserver):
+    """From the first step on, each layer of these ranks takes its time, as on a slow device."""
+
+    ranks: frozenset[int]
+
+    def before_step(self, session: Session, window: Window) -> None:
+        if window.step == 0 and session.world.rank in self.ranks:
+            for layer in layers_of(session.engine.module):
+                layer.forward = partial(slow_forward, layer.forward)
+
+
+def slow_forward(forward: Callable[..., Any], *inputs: Any) -> Any:
+    time.sleep(LAYER_SECONDS)
+    return forward(*inputs)
 
 
 def _check_every_step() -> None:
@@ -35,40 +49,13 @@ def _check_every_step() -> None:
     straggler.CHECK_SECONDS = 0.0
 
 
-def _stop_and_go() -> None:
-    _check_every_step()
-    if World.from_environment().rank != SLOW_RANK:
-        return
-    loop: Any = importlib.import_module("launcher.train.loop")
-    train_step = loop.train_step
-    helper: list[subprocess.Popen[bytes]] = []
-
-    def slowed(session: Any, window: Any) -> Any:
-        if not helper:
-            command = [sys.executable, "-c", STOP_AND_GO, str(os.getpid())]
-            helper.append(subprocess.Popen(command, stdin=subprocess.PIPE))
-        result = train_step(session, window)
-        if window.step == STEPS - 1:
-            helper[0].communicate()  # ends it, and never while this rank is stopped
-        return result
-
-    loop.train_step = slowed
-
-
 def _train(
-    folder: Path, model: Path, chats: Path, stage: str, sabotage: Callable[[], None]
+    folder: Path, recipe_of: Callable[..., dict[str, Any]], stage: str, slow: set[int]
 ) -> list[dict[str, Any]]:
-    """Train adapters only, so that forward passes are a good part of a step, as on GPUs."""
-    recipe = base_recipe(
-        folder,
-        model,
-        "causal-lm",
-        chats / "train.jsonl",
-        method={"type": "lora"},
-        train={"max_steps": STEPS, "global_batch_size": 16, "micro_batch_size": 4},
-        deepspeed=stage,
-    )
-    train(recipe, folder, 2, sabotage=sabotage)
+    sizes = {"max_steps": 7, "global_batch_size": 8, "micro_batch_size": 2}
+    recipe = recipe_of(train=sizes, deepspeed=stage)
+    slow_layers = SlowLayers(frozenset(slow))
+    train(recipe, folder, 2, sabotage=_check_every_step, observers=(slow_layers,))
     run_dir = run_folder(recipe)
     assert len(events(run_dir, "finish")) == 1
     return events(run_dir, "warning")
@@ -76,9 +63,9 @@ def _train(
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_a_slow_rank_is_named_once_and_the_run_goes_on(
-    stage: str, tmp_path: Path, smollm2_cut_dir: Path, chats_dir: Path
+    stage: str, tmp_path: Path, tiny_recipe: Callable[..., dict[str, Any]]
 ) -> None:
-    (warning,) = _train(tmp_path, smollm2_cut_dir, chats_dir, stage, _stop_and_go)
+    (warning,) = _train(tmp_path, tiny_recipe, stage, {SLOW_RANK})
     assert (warning["rank"], warning["host"]) == (SLOW_RANK, socket.gethostname())
     assert warning["ratio"] > 2.5
     assert warning["local_seconds"] > 2.5 * warning["median_seconds"]
@@ -87,6 +74,6 @@ def test_a_slow_rank_is_named_once_and_the_run_goes_on(
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_equal_ranks_are_not_warned_of(
-    stage: str, tmp_path: Path, smollm2_cut_dir: Path, chats_dir: Path
+    stage: str, tmp_path: Path, tiny_recipe: Callable[..., dict[str, Any]]
 ) -> None:
-    assert not _train(tmp_path, smollm2_cut_dir, chats_dir, stage, _check_every_step)
+    assert not _train(tmp_path, tiny_recipe, stage, {0, SLOW_RANK})
