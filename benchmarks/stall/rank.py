@@ -196,7 +196,7 @@ def main() -> None:
     address, recipe, folder, *overrides = sys.argv[1:]
     world = World.from_environment()
 
-    def serve_instead(session: Session, progress: Progress, _audit: object) -> str:
+    def serve_instead(session: Session, progress: Progress) -> str:
         rank = Rank(session, progress, Path(folder))
         serve(address, rank.describe(), rank.answer)
         sys.stdout.flush()

@@ -8,6 +8,7 @@ where each imports for itself. The parent must have done no multi-threaded tenso
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -77,6 +78,8 @@ def import_libraries() -> None:
     build_shm_op()  # tries a compiler, and imports setuptools: a second on each rank
     for name in LATE_IMPORTS:
         importlib.import_module(name)
+    # An engine collects garbage at its start: half a second where it looks at all that is imported.
+    gc.freeze()
 
 
 def start_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> Ranks:
