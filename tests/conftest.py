@@ -84,7 +84,10 @@ def deepspeed_ops() -> None:
     import torch
     from deepspeed.comm.torch import build_shm_op
 
+    from launcher.cluster.node.compile_caches import clear_dead_locks, extensions_folder
+
     torch.set_num_threads(1)
+    clear_dead_locks(extensions_folder())  # of tests that were killed while they compiled
     build_shm_op()
 
 
