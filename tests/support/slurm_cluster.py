@@ -145,8 +145,11 @@ class SlurmCluster:
         if daemon is not None:
             daemon.kill()
             daemon.wait()
-        for process in [*self.step_daemons(node), *self.processes(node)]:
-            process.send(signal.SIGKILL)
+        processes = [*self.step_daemons(node), *self.processes(node)]
+        # A node fails at once: its srun must not see a step daemon end, and end the other nodes.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in processes:
+                process.send(number)
 
     def declare_down(self, node: str) -> None:
         """Let the controller know at once of a lost node; it takes 20 s or so to see it itself."""
