@@ -159,12 +159,12 @@ def test_make_target_exists_and_ci_runs_it(line: str) -> None:
     assert run(["make", "--dry-run", *line.split()[1:]], REPOSITORY).strip()
     ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8").splitlines()
     if line == "make test":  # a part of what CI runs
-        line, everything = "make test-all", tested_by("test-all")
-        assert all(path.startswith(everything) for path in tested_by("test"))
+        line, everything = "make test-all", paths_of("test-all")
+        assert all(path.startswith(everything) for path in paths_of("test"))
     assert line in ci, "what the README tells to type has to be run by CI"
 
 
-def tested_by(target: str) -> tuple[str, ...]:
+def paths_of(target: str) -> tuple[str, ...]:
     """Return the folders and files of tests that a target of the Makefile hands to pytest."""
     printed = run(["make", "--dry-run", target], REPOSITORY).splitlines()
     (line,) = (line for line in printed if "-m pytest" in line)
