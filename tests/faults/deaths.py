@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -163,12 +164,8 @@ def dies_at_the_same_step(bench: Bench, setting: Setting, folder: Path) -> str:
     marker.mkdir(parents=True)
     (marker / "sitecustomize.py").write_text(_DIE_AT_STEP)
     variables = {"PYTHONPATH": str(marker), "DIE_AT_STEP": "4"}
-    os.environ.update(variables)
-    try:
+    with patch.dict(os.environ, variables):
         done = launch(folder, recipe)
-    finally:
-        for name in variables:
-            del os.environ[name]
     assert done.returncode == EXIT_FAILED, done.stderr
     assert "no progress in 3 attempts" in done.stderr, done.stderr
     starts = events(run_folder(recipe), "start")
