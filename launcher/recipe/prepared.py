@@ -1,8 +1,8 @@
-"""What `launcher prepare` leaves behind: that a recipe's data are ready, and made from what.
+"""Record that a recipe's data are prepared, and from which files.
 
-A launch that finds everything as it was then needs no process that reads the data. Equal size,
+A launch that finds these files as they were needs no process that reads the data. Equal size,
 times and inode stand for an equal file, as for the digests of data files; in doubt the data are
-prepared as if for the first time, which costs seconds. The ranks compare the contents once more.
+prepared as if for the first time, which costs seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from launcher.files import read_object, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import CHAT_TEMPLATE, RunDir
 
-PACKAGES = ("shardlaunch", "transformers", "tokenizers", "jinja2", "numpy", "pyarrow")
+PACKAGES = (
+    "shardlaunch", "transformers", "tokenizers", "jinja2", "numpy", "pyarrow",
+    "sentencepiece", "tiktoken", "protobuf",
+)  # fmt: skip
 """With another version of one of these, the same rows may give other tokens."""
 RACY_SECONDS = 2.0
 """A file that changed this shortly before it was read may change again and keep its times."""

@@ -129,7 +129,7 @@ def _import_muon_uncompiled() -> None:
     from deepspeed.runtime import compiler
 
     compile_kernels = compiler.compile
-    compiler.compile = lambda: compiler.dummy_decorator
+    compiler.compile = lambda *_, **__: compiler.dummy_decorator
     try:
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     finally:

@@ -44,6 +44,8 @@ class GradientAudit(StepObserver):
 
     def _watch(self, index: int) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
+            if not gradient.numel():
+                return
             # One pass without a copy, and read once; a NaN anywhere makes both NaN.
             extremes = torch.stack(torch.aminmax(gradient)).tolist()
             if not all(map(math.isfinite, extremes)):
