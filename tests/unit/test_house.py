@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRODUCT = ("launcher", "quickstart")
+PATCHES = re.compile(r"attr$|patch")
+"""Functions that take names as text: getattr, monkeypatch.setattr, mock.patch.object, ..."""
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 
@@ -53,7 +56,7 @@ def uses_of_private_names(source: str) -> Iterator[str]:
                 continue
             case ast.Attribute(attr=name) if name in PRIVATE and root(node) not in libraries:
                 yield f"{node.lineno}: {ast.unparse(node)}"
-            case ast.Call(func=function, args=arguments) if ast.unparse(function).endswith("attr"):
+            case ast.Call(func=function, args=arguments) if PATCHES.search(ast.unparse(function)):
                 for argument in arguments:  # monkeypatch.setattr(module, "_name", ...)
                     text = argument.value if isinstance(argument, ast.Constant) else None
                     if isinstance(text, str) and text.rpartition(".")[2] in PRIVATE:
@@ -91,6 +94,8 @@ def test_a_test_uses_no_private_name(path: Path) -> None:
         "heart._beat()",
         "patch.setattr(step, '_update', None)",
         "patch.setattr('launcher.train.step._update', None)",
+        "mock.patch('launcher.train.step._update')",
+        "mock.patch.object(step, '_update')",
     ],
 )
 def test_such_a_use_is_found(source: str) -> None:
