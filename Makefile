@@ -1,7 +1,7 @@
 # Each command starts from nothing: it makes .venv and installs what it needs on the first call.
 # Times are those of two CPU cores, without the installation.
 #   make quickstart   fine-tune a real model on this machine: 2 minutes
-#   make test         unit tests, real ranks, the real commands, one Slurm job: 10 minutes
+#   make test         unit tests, real ranks, the real commands, one Slurm job: 9 minutes
 #   make check        format, lint, types, layers: half a minute
 #   make test-all     the same, all Slurm tests and a sample of the faults: 20 minutes
 #   make faults       inject every fault there is a promise for: an hour
