@@ -1,4 +1,4 @@
-"""torch's lock on a folder where an extension is compiled: whose it is, and whether they are gone.
+"""Locks on extensions that torch compiles: finds the holder, removes the locks of the dead.
 
 torch takes it by making a file that it keeps open, names nobody in it, and waits without end where
 there is one (torch.utils.file_baton). So a rank that has it puts a record beside it, under the

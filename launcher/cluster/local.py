@@ -141,7 +141,7 @@ class OneNode:
 def prepare_here(resolved: ResolvedRun, run_dir: RunDir, signals: StopSignals) -> int:
     """Tokenise the data, unless they are ready; return the exit code.
 
-    It is done by a process that a stop signal ends: what it has done is kept.
+    A stop signal ends the process that does it; finished work is kept.
     """
     summary = prepared_before(resolved, run_dir)
     if summary is not None:

@@ -111,7 +111,7 @@ def print_warnings(resolved: ResolvedRun) -> None:
 
 
 def print_prepared(summary: Summary) -> None:
-    """Print in a line what the data are; what is odd about them is said at every launch."""
+    """Print rows and tokens of prepared data in one line, then their notes and warnings."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     counts = [
         f"{rows:,} {split} rows, {tokens:,} tokens"

@@ -79,5 +79,5 @@ def _read_named(key: str, name: str, place: str) -> NamedFile:
         return NamedFile(path, path.read_bytes())
     except OSError as error:
         message = f"{display(path)} can't be read: {error.strerror}."
-        cure = f"Write a file, relative to {Path.cwd()}."
+        cure = f"Correct the path; it is relative to {Path.cwd()}."
         raise InputError(Problem(place, key, message, cure)) from error

@@ -29,8 +29,8 @@ PACKAGES = (
 RACY_SECONDS = 2.0
 """A file that changed this shortly before it was read may change again and keep its times."""
 _PACKAGE = Path(__file__).resolve().parents[1]
-_NEITHER = ("cli.py", "cluster", "plan", "metrics")
-"""Parts of the launcher that have no say in what data become."""
+_IRRELEVANT = ("cli.py", "cluster", "plan", "metrics")
+"""Parts of the launcher that don't affect prepared data."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _fits_checkpoint(run_dir: RunDir, inputs: Mapping[str, str]) -> bool:
 def _own_files() -> set[Path]:
     """Return this launcher's code as far as it decides: a checkout changes without a version."""
     files = _PACKAGE.rglob("*.py")
-    return {file for file in files if file.relative_to(_PACKAGE).parts[0] not in _NEITHER}
+    return {file for file in files if file.relative_to(_PACKAGE).parts[0] not in _IRRELEVANT}
 
 
 def _files_of(path: str) -> set[Path]:

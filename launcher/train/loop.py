@@ -90,7 +90,7 @@ def run_steps(session: Session, progress: Progress, saver: Saver, timings: Timin
 
 
 def observers_of(session: Session) -> tuple[StepObserver, ...]:
-    """Return what looks at every step: the session's own first, since these never end a run."""
+    """Return the observers of a step: the session's first, to see a step that a check ends."""
     return (
         *session.observers,
         SkippedUpdates(),

@@ -1,4 +1,4 @@
-"""The one seam of a step: what looks at every optimizer step, before it and after it."""
+"""Hooks before and after each optimizer step: for the checks of a step, and for tests."""
 
 from __future__ import annotations
 

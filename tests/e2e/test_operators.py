@@ -70,7 +70,10 @@ def test_a_cold_build_is_said_and_seen_and_the_lock_of_a_dead_one_removed(
     running = Launch(tmp_path, recipe)
     running.wait_for(lambda: len(running.run_dir.launches) == 2)
     running.wait_for(lambda: phases(running) == [PHASE, PHASE])
-    assert f"removed {cold / LOCK}: who compiled there is gone." in running.logs.launch.read_text()
+    assert (
+        f"removed {cold / LOCK}: the process that compiled there is gone."
+        in running.logs.launch.read_text()
+    )
     status = subprocess.run(
         [LAUNCHER, "status", str(running.run_dir.root)], capture_output=True, text=True
     )

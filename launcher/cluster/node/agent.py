@@ -85,7 +85,9 @@ def start_agent(
             f"grace: {grace} s from a stop signal to the end of a step and its checkpoint;"
             " whoever stops this launch should wait as long before a kill.\n"
         )
-        log.writelines(f"removed {path}: who compiled there is gone.\n" for path in dead_locks)
+        log.writelines(
+            f"removed {path}: the process that compiled there is gone.\n" for path in dead_locks
+        )
         log.flush()
         return start_tied(command, environment, log)
 

@@ -137,7 +137,7 @@ class Member:
     def _end_without_head(self) -> int:
         """Say that the head is lost, and write it down, since the head can't."""
         assert self._head_lost is not None
-        self._write_cause(self._head_lost)  # first: who reads what is said may be gone
+        self._write_cause(self._head_lost)  # before printing: stdout may be closed
         say(self._without_head(self._head_lost))
         if self._logs is not None:
             close_attempt(self._logs, EXIT_FAILED, "failed")
