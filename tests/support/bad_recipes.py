@@ -230,7 +230,7 @@ RECIPE_CASES = [
         (
             (
                 "recipe.yaml:7: model.chat_template: none.jinja can't be read: "
-                "No such file or directory. Write a file, relative to "
+                "No such file or directory. Correct the path; it is relative to "
             ),
         ),
         edited("  task: causal-lm\n", "  task: causal-lm\n  chat_template: none.jinja\n"),
