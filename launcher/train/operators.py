@@ -6,6 +6,7 @@ Adam, NVMe's asynchronous reads), silently, into a folder that later runs find i
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -127,13 +128,12 @@ class Build:
         """Tell whether the compilers here have done something, or another rank is at it."""
         if self._mark is None and builder_of(self._lock) is not None:
             return True
-        children = psutil.Process().children(recursive=True)
+        folder = str(self._folder.resolve())
         work: list[tuple[int, float]] = []
-        for child in children:
-            try:
-                times = child.cpu_times()
-            except psutil.Error:  # ended meanwhile
-                continue
-            work.append((child.pid, times.user + times.system))
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile
+                if child.cwd() == folder:  # compilers work there; other children prove nothing
+                    times = child.cpu_times()
+                    work.append((child.pid, times.user + times.system))
         before, self._work = self._work, work
         return bool(work) and work != before

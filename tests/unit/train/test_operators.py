@@ -18,6 +18,8 @@ from launcher.train.operators import Build
 from launcher.train.stop import StopFlag
 from launcher.world import World
 
+BUSY = ("sh", "-c", "while true; do :; done")
+
 
 class Loading:
     """One operator's folder, a rank's heartbeat, and what was said."""
@@ -73,17 +75,19 @@ def test_who_compiles_is_on_record_and_shows_progress(loading: Loading) -> None:
         assert loading.heartbeat.place.phase == "compile op"
         with (loading.folder / LOCK).open("w"):
             wait_for((loading.folder / RECORD).exists)
-            compiler = subprocess.Popen(["sh", "-c", "while true; do :; done"])
+            compiler = subprocess.Popen(BUSY, cwd=loading.folder)
             for _ in range(2):
                 before = loading.heartbeat.place.progressed
                 wait_for(lambda since=before: loading.heartbeat.place.progressed > since)
             compiler.kill()
             compiler.wait()
-            # One that does nothing is no progress: the watchdog's time runs.
-            idle = subprocess.Popen(["sleep", "600"])
+            # No progress: a compiler that does nothing, and a child that works at something else.
+            idle = subprocess.Popen(["sleep", "600"], cwd=loading.folder)
+            other = subprocess.Popen(BUSY)
             wait_for(lambda: stands_still(loading.heartbeat))
-            idle.kill()
-            idle.wait()
+            for process in (idle, other):
+                process.kill()
+                process.wait()
         (loading.folder / LOCK).unlink()
     assert not (loading.folder / RECORD).exists()
     assert loading.heartbeat.place.phase == "load"
