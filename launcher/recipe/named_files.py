@@ -55,13 +55,22 @@ def read_named_files(
 
 
 def keep_copies(files: Mapping[str, NamedFile], folder: Path) -> None:
-    """Write a copy of each file into a folder, and remove copies that no key needs any more."""
+    """Write a copy of each file into a folder, unless it is there."""
+    for key, file in files.items():
+        copy = folder / COPIES[key]
+        if not copy.is_file():
+            replace_durably(copy, file.data)
+
+
+def remove_other_copies(files: Mapping[str, NamedFile], folder: Path) -> None:
+    """Remove copies of other files than these, before the resolved recipe that names these.
+
+    After a kill between the two a copy is missing and refused; an old one would be trained with.
+    """
     for key, name in COPIES.items():
         copy = folder / name
-        if key not in files:
-            copy.unlink(missing_ok=True)
-        elif not copy.is_file() or copy.read_bytes() != files[key].data:
-            replace_durably(copy, files[key].data)
+        if copy.is_file() and (key not in files or copy.read_bytes() != files[key].data):
+            copy.unlink()
 
 
 def _read_copy(path: Path, key: str) -> NamedFile:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.files import replace_durably, replace_text
-from launcher.recipe.named_files import keep_copies
+from launcher.recipe.named_files import keep_copies, remove_other_copies
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_folder import stored_recipe
 from launcher.run_dir import RunDir
@@ -34,6 +34,7 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
         _keep_changes(resolved, run_dir)
     source = resolved.source.resolve()
     is_kept = run_dir.keeps(source)
+    remove_other_copies(resolved.files, run_dir.root)
     if not is_kept or stored_recipe(run_dir) != resolved.recipe:
         replace_durably(run_dir.resolved, resolved.to_yaml().encode())
     keep_copies(resolved.files, run_dir.root)

@@ -89,6 +89,27 @@ def test_an_override_names_another_file(begun: ResolvedRun) -> None:
     assert resolve(run_dir.resolved).deepspeed == run.deepspeed
 
 
+@pytest.mark.parametrize("module", ["run_settings", "named_files"])
+def test_a_kill_between_recipe_and_copies_leaves_no_old_copy(
+    module: str, begun: ResolvedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the write of the resolved recipe nor that of the copies comes about."""
+    run_dir = run_folder(begun)
+    run = resolve(run_dir.resolved, ["deepspeed=zero3"])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"launcher.recipe.{module}.replace_durably", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_settings(run, run_dir)
+    with pytest.raises(InputError, match="the run's copy of the file can't be read"):
+        resolve(run_dir.resolved)
+    write_settings(run, run_dir)
+    assert resolve(run_dir.resolved).zero_stage == 3
+
+
 def test_a_lost_copy_is_said(begun: ResolvedRun) -> None:
     run_dir = run_folder(begun)
     for name in ("deepspeed.json", "chat_template.jinja"):
