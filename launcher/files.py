@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_durably(path: Path, data: bytes) -> None:
     """Put `data` in place of a file and flush it: also after a crash it is whole, old or new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Two hosts that share the folder may have processes of one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.time_ns()}")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
+
+from launcher.files import read_object, replace_durably
 
 RACY_NANOSECONDS = 2_000_000_000
 """A file that changed this shortly before it was read may change again within one tick of its clock
@@ -14,40 +15,23 @@ RACY_NANOSECONDS = 2_000_000_000
 
 
 def file_digest(path: Path, cache_dir: Path) -> str:
-    """Return the digest of a file's bytes; equal size, time and inode stand for equal bytes."""
+    """Return the digest of a file's bytes; equal size, times and inode stand for equal bytes."""
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     memo = cache_dir / "digests" / f"{place}.json"
     state = _state(path)
-    known = _read(memo)
+    known = read_object(memo)
     if known is not None and known.get("state") == state:
         return str(known["sha256"])
     read_at = time.time_ns()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if _state(path) == state and state[1] + RACY_NANOSECONDS < read_at:
-        write_atomically(memo, json.dumps({"state": state, "sha256": digest}))
+    if _state(path) == state and max(state[1], state[2]) + RACY_NANOSECONDS < read_at:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        replace_durably(memo, json.dumps({"state": state, "sha256": digest}).encode())
     return digest
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that readers see all of it or nothing, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{time.time_ns()}")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _state(path: Path) -> list[int]:
     found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
-
-
-def _read(memo: Path) -> dict[str, object] | None:
-    try:
-        known = json.loads(memo.read_text())
-    except (OSError, ValueError):
-        return None  # never written, or torn: the digest is computed again
-    return known if isinstance(known, dict) else None
+    # The time of the last change too, which nobody can set: a rewritten file may keep the other.
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

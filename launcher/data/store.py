@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from launcher.data.digests import write_atomically
+from launcher.files import replace_durably
 
 FORMAT_VERSION = 2
 """Raised whenever the same input would give other files: old folders are then left alone."""
@@ -74,7 +74,7 @@ def commit(folder: Path, meta: dict[str, Any]) -> Stored:
     for path in [*(file for file in folder.rglob("*") if file.is_file()), folder]:
         _flush(path)
     marker = {"folder": folder.name, "sizes": _sizes(folder), "meta": meta}
-    write_atomically(folder.parent / MARKER, json.dumps(marker, indent=1))
+    replace_durably(folder.parent / MARKER, json.dumps(marker, indent=1).encode())
     return Stored(folder, meta)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher.data import store
+from launcher.data import digests, store
 from launcher.data.cache import CacheWriter, TokenCache, content_digest
 from launcher.data.digests import file_digest
 from launcher.data.rows import Encoded
@@ -102,12 +102,15 @@ def test_truncation_keeps_the_tail() -> None:
     assert Encoded([1, 2, 3], [True] * 3).truncated(2).input_ids == [1, 2]
 
 
-def test_a_digest_is_remembered_only_for_a_file_at_rest(tmp_path: Path) -> None:
+def test_a_digest_is_remembered_only_for_a_file_at_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, cache_dir = tmp_path / "a.txt", tmp_path / "cache"
     file.write_text("one")
     first = file_digest(file, cache_dir)
     assert not list(cache_dir.rglob("*.json")), "just written: may change within one clock tick"
 
+    monkeypatch.setattr(digests, "RACY_NANOSECONDS", -60_000_000_000)  # as if it were long ago
     os.utime(file, (1_000_000_000, 1_000_000_000))
     assert file_digest(file, cache_dir) == first
     (memo,) = cache_dir.rglob("*.json")
@@ -115,6 +118,7 @@ def test_a_digest_is_remembered_only_for_a_file_at_rest(tmp_path: Path) -> None:
     assert file_digest(file, cache_dir) == "remembered"
 
     file.write_text("two")
+    os.utime(file, (1_000_000_000, 1_000_000_000))  # of the same size, with its old time
     assert file_digest(file, cache_dir) not in (first, "remembered")
     memo.write_text("torn")
     assert len(file_digest(file, cache_dir)) == 64
