@@ -88,8 +88,10 @@ def remove_if_dead(lock: Path) -> bool:
     with removal:  # one process at a time
         try:
             now = lock.stat()
-            # Removed and made anew meanwhile, a lock may have the same inode, but not these times.
-            if not os.path.samestat(seen, now) or seen.st_ctime_ns != now.st_ctime_ns:
+            # Removed and made anew meanwhile, a lock may have the same inode, and even the same
+            # time on a coarse clock; but then its maker has it open.
+            same = os.path.samestat(seen, now) and seen.st_ctime_ns == now.st_ctime_ns
+            if not same or str(lock.resolve()) in set(_open_files()):
                 return False
             lock.unlink()
         except (FileNotFoundError, PermissionError):

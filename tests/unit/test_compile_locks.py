@@ -16,7 +16,7 @@ import pytest
 
 from launcher import compile_locks
 from launcher.compile_locks import RECORD, builder_of, is_held_here, is_shared, remove_if_dead
-from launcher.lock import FRESH_SECONDS, Holder
+from launcher.lock import FRESH_SECONDS, FolderLock, Holder
 
 HOLD = """
 import sys
@@ -167,3 +167,39 @@ def test_this_process_knows_its_own_lock(lock: Path) -> None:
 
 def test_a_local_disk_is_no_shared_one(tmp_path: Path) -> None:
     assert not is_shared(tmp_path / "not" / "there")
+
+
+def test_a_lock_made_anew_while_the_old_one_is_judged_stays(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else removes the dead lock, and a builder takes it, before we come to remove it."""
+    first = Builder(lock, "signed")
+    first.kill()
+    builders: list[Builder] = []
+    plain = compile_locks.sign
+
+    def after_another(lock: Path, command: str) -> FolderLock | None:
+        lock.unlink()
+        builders.append(Builder(lock, "unsigned"))
+        return plain(lock, command)
+
+    monkeypatch.setattr(compile_locks, "sign", after_another)
+    assert not remove_if_dead(lock)
+    assert lock.exists()
+    builders[0].kill()
+
+
+def test_a_record_that_can_not_be_read_is_of_a_living_one(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's record in a folder that a group shares; root would read it all the same."""
+    Builder(lock, "signed").kill()
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(compile_locks, "holder_of", denied)
+    assert builder_of(lock) is not None
+    assert not remove_if_dead(lock)
+    monkeypatch.setattr(compile_locks, "hold", denied)
+    assert compile_locks.sign(lock, "a builder") is None
