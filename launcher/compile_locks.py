@@ -23,7 +23,7 @@ NETWORK = (
     "nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "afs", "panfs", "wekafs", "9p",
     "fuse.sshfs", "fuse.gluster", "orangefs", "pvfs",
 )  # fmt: skip
-"""How the types of file systems begin that several nodes share."""
+"""First letters of the types of file systems that several nodes share."""
 OLD_SECONDS = 10.0
 """A lock without a record that is younger may be about to be opened by whoever made it."""
 

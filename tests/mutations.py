@@ -31,7 +31,7 @@ class Mutation:
     """Stands exactly once in the file."""
     broken: str
     tests: str
-    """What has to fail: a file of tests, or one test in it."""
+    """The file of tests, or the test, that must fail."""
 
     def apply(self, repository: Path) -> None:
         """Break the copy of the product in `repository`."""

@@ -1,4 +1,4 @@
-"""Where fetched models lie on this machine, as the hub's own library finds them.
+"""The folder of fetched models on this machine, by the rules of the hub's own library.
 
 The library reads HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and others when it is imported, so these
 functions answer for the environment of this process. The import takes 0.1 s, hence in functions.

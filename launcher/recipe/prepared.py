@@ -35,7 +35,7 @@ _IRRELEVANT = ("cli.py", "cluster", "plan", "metrics")
 
 @dataclass(frozen=True)
 class Summary:
-    """What a launch says of data that were prepared before."""
+    """Size, notes and warnings of prepared data, for a launch to print."""
 
     splits: Mapping[str, tuple[int, int]]
     """Rows and tokens of each split, as used."""

@@ -25,7 +25,7 @@ from launcher.world import World, host_name
 POLL_SECONDS = 0.05
 TICK_SECONDS = 1.0
 SLOW_SECONDS = 5.0
-"""What loading an operator that is built never takes, except on a very busy machine."""
+"""Loading an operator that is built takes less, except on a very busy machine."""
 
 Say = Callable[[str], None]
 

@@ -18,10 +18,10 @@ from ruamel.yaml import YAML
 
 from launcher.errors import EXIT_STOPPED
 from launcher.recipe.resolve import resolve
+from tests.support.documented import DEADLINE_SECONDS, run, run_line
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-DEADLINE_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,6 @@ def cut_rows(source: Path, target: Path, count: int) -> None:
     target.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
 
 
-def run(command: list[str], folder: Path) -> str:
-    """Run in `folder`; return the output, which must come with exit code 0."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-6000:]}"
-    return done.stdout
-
-
 def test_the_readme_has_commands_of_every_verb() -> None:
     verbs = {line.split()[1] for _, line in COMMANDS if line.startswith("launcher ")}
     assert verbs == {"check", "run", "prepare", "export", "report", "schema", "stop", "submit"}
@@ -109,7 +95,7 @@ def test_the_readme_has_commands_of_every_verb() -> None:
     "line", [line for kind, line in COMMANDS if not kind and not line.startswith("make ")]
 )
 def test_command_runs_as_written(line: str, sandbox: Path) -> None:
-    run(["bash", "-euo", "pipefail", "-c", line], sandbox)
+    run_line(line, sandbox)
 
 
 def test_commands_left_behind_what_the_readme_says(sandbox: Path) -> None:
@@ -135,7 +121,7 @@ def test_command_about_a_run_under_way(line: str, sandbox: Path) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    run(["bash", "-euo", "pipefail", "-c", line.replace("quickstart", "under-way")], sandbox)
+    run_line(line.replace("quickstart", "under-way"), sandbox)
     assert running.wait(DEADLINE_SECONDS) == EXIT_STOPPED
 
 

@@ -73,8 +73,8 @@ def test_a_lost_node_is_named_and_the_job_resumes_on_others(
     assert job.attempts[-1]["nodes"] == ["n1", "n2"]
     try:
         lost_at = lose(job, "n2", 0)
-        slurm.wait_for(
-            lambda: slurm.state(job.job_id) != "RUNNING", NODE_LOSS_SECONDS, "end of the start"
+        job.wait_for(
+            lambda: slurm.state(job.job_id) != "RUNNING", "end of the start", NODE_LOSS_SECONDS
         )
         assert time.monotonic() - lost_at <= NODE_LOSS_SECONDS
         slurm.declare_down("n2")
@@ -83,7 +83,7 @@ def test_a_lost_node_is_named_and_the_job_resumes_on_others(
         job.wait_for(lambda: newest_step(job.run_dir) > begun, "checkpoint")
         assert job.attempts[-1]["nodes"] == ["n3", "n4"]  # Slurm takes neighbours where it can
         lost_at = lose(job, "n3", 1)
-        slurm.wait_for(lambda: not slurm.processes("n4"), NODE_LOSS_SECONDS, "end of the others")
+        job.wait_for(lambda: not slurm.processes("n4"), "end of the others", NODE_LOSS_SECONDS)
         assert time.monotonic() - lost_at <= NODE_LOSS_SECONDS
         # Its batch script is gone with it: Slurm itself requeues the job once it misses the node.
         job.wait_for_requeue(2)
@@ -100,7 +100,7 @@ def lose(job: SubmittedRun, node: str, attempt: int) -> float:
     job.slurm.kill_node(node)
     lost_at = time.monotonic()
     logs = job.run_dir.launches[attempt]
-    job.slurm.wait_for(logs.cause.exists, NODE_LOSS_SECONDS, "the cause")
+    job.wait_for(logs.cause.exists, "cause", NODE_LOSS_SECONDS)
     assert time.monotonic() - lost_at <= NODE_LOSS_SECONDS
     cause = json.loads(logs.cause.read_text())
     assert (cause["category"], cause["nodes"]) == ("node", [node])

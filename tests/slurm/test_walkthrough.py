@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from launcher.run_dir import RunDir
-from tests.support.jobs import DEADLINE_SECONDS, REPOSITORY, SubmittedRun
+from tests.support.documented import run_line
+from tests.support.jobs import REPOSITORY, SubmittedRun
 from tests.support.slurm_cluster import END_STATES, SlurmCluster
 from tests.support.training import events
 
@@ -37,20 +37,6 @@ def checkout(tmp_path: Path, tiny_bert_dir: Path, small_topics: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, line: str) -> str:
-    """Run a command as it is written; return what it printed."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", line],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout[-6000:]}"
-    return done.stdout
-
-
 def test_every_command_does_what_is_said(
     slurm: SlurmCluster, checkout: Path, deepspeed_ops: None
 ) -> None:
@@ -70,7 +56,7 @@ def test_every_command_does_what_is_said(
                 wait()
         if verb == "launcher submit" and len(printed.get(verb, [])) == 2:
             job.wait_for(lambda: slurm.state(job.job_id) in END_STATES, "end of the first job")
-        printed.setdefault(verb, []).append(run(checkout, line))
+        printed.setdefault(verb, []).append(run_line(line, checkout))
     dry, first, second = printed["launcher submit"]
     assert "#SBATCH --nodes=2\n" in dry
     assert "submitted job" in first

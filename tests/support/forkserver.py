@@ -46,7 +46,7 @@ WARM = (
     "launcher.train.link_test",
     "tests.support.port_taken",
 )
-"""What is run in a fork; every other program is executed."""
+"""Modules that run in a fork; every other program is executed."""
 LIBRARIES = (
     "accelerate.commands.launch",
     "deepspeed.launcher.runner",
@@ -65,7 +65,7 @@ LIBRARIES = (
     "transformers.models.bert.modeling_bert",
     "transformers.models.bert.tokenization_bert",
 )
-"""Their imports are paid once; of the launcher's modules nothing is kept but what they import."""
+"""Imported once. The launcher's own modules are then dropped, and imported anew in each fork."""
 PADDING = "FORKSERVER_PADDING"
 ENVIRONMENT_BYTES = 1 << 16
 START_SECONDS = 120.0

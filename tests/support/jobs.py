@@ -95,9 +95,11 @@ class SubmittedRun:
         """What is recorded of each start, the oldest first."""
         return [json.loads(logs.attempt.read_text()) for logs in self.run_dir.launches]
 
-    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+    def wait_for(
+        self, condition: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS
+    ) -> None:
         """Wait until something is so; show the job's log where it never is."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + seconds
         has_ended = False
         while not condition():
             in_time = not has_ended and time.monotonic() < deadline

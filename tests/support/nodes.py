@@ -104,9 +104,9 @@ class Nodes:
         metrics = self.run_dir.metrics
         self.wait_for(lambda: metrics.exists() and f'"step":{step},' in compact(metrics))
 
-    def end(self) -> dict[int, tuple[int, str, str]]:
+    def end(self, seconds: float = DEADLINE_SECONDS) -> dict[int, tuple[int, str, str]]:
         """Wait for all; return exit code, standard output and error of each, by node rank."""
-        return {rank: node.end() for rank, node in sorted(self.nodes.items())}
+        return {rank: node.end(seconds) for rank, node in sorted(self.nodes.items())}
 
     def __enter__(self) -> Nodes:
         return self

@@ -1,4 +1,4 @@
-"""How pytest-xdist shares the tests out: what shares fixtures stays together, the rest doesn't."""
+"""Test distribution over pytest-xdist's workers: a file that shares fixtures stays on one."""
 
 from __future__ import annotations
 

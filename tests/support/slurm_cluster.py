@@ -147,6 +147,8 @@ class SlurmCluster:
             daemon.wait()
         processes = [*self.step_daemons(node), *self.processes(node)]
         # A node fails at once: its srun must not see a step daemon end, and end the other nodes.
+        # Children go first: the kernel wakes a stopped process group that it sees orphaned.
+        processes.sort(key=lambda process: (process.started, process.pid), reverse=True)
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process in processes:
                 process.send(number)
