@@ -1,11 +1,14 @@
 # Each command starts from nothing: it makes .venv and installs what it needs on the first call.
 # Times are those of two CPU cores, without the installation.
 #   make quickstart   fine-tune a real model on this machine: 2 minutes
-#   make test         unit tests, real ranks, the real commands, one Slurm job: 9 minutes
-#   make check        format, lint, types, layers: half a minute
-#   make test-all     the same, all Slurm tests and a sample of the faults: 20 minutes
-#   make faults       inject every fault there is a promise for: an hour
+#   make test         unit tests, forked ranks, the real commands, one Slurm job: 9 minutes
+#   make check        look at format, lint, types and layers; changes nothing: half a minute
+#   make format       mend what check finds, where ruff can
+#   make test-all     make test, all Slurm tests and a sample of the faults: 20 minutes
+#   make faults       inject every fault there is a promise for (some: FAULTS="F1 F3"): an hour
 #   make mutations    break the product by one line, twelve times, and see the tests fail
+#   make assets       make the quickstart's models and data
+#   make install      make .venv and install into it
 
 PYTHON ?= python3
 BIN := .venv/bin

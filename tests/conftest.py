@@ -35,6 +35,7 @@ import pytest
 pytest.register_assert_rewrite("tests.faults", "tests.support")
 
 from quickstart import assets
+from tests.support.operators import build_operators
 
 if TYPE_CHECKING:
     from tests.support.training import Runs
@@ -80,15 +81,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def deepspeed_ops() -> None:
-    """Compile DeepSpeed's CPU communication operator (15-30 s once; cached between runs)."""
-    import torch
-    from deepspeed.comm.torch import build_shm_op
-
-    from launcher.cluster.node.compile_caches import clear_dead_locks, extensions_folder
-
-    torch.set_num_threads(1)
-    clear_dead_locks(extensions_folder())  # of tests that were killed while they compiled
-    build_shm_op()
+    """Compile DeepSpeed's CPU communication operator, once; cached between runs."""
+    build_operators()
 
 
 @pytest.fixture(autouse=True)

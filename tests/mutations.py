@@ -132,7 +132,8 @@ MUTATIONS = (
 def main() -> int:
     """Try the mutations; exit 1 if the tests pass with one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations")
-    parser.add_argument("promises", nargs="*", metavar="PROMISE")
+    known = [mutation.promise for mutation in MUTATIONS]
+    parser.add_argument("promises", nargs="*", choices=[[], *known], metavar="PROMISE")
     wanted = parser.parse_args().promises
     chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.promise in wanted]
     for tests in dict.fromkeys(mutation.tests for mutation in chosen):

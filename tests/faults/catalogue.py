@@ -20,8 +20,9 @@ FAULTS = {
         Fault(
             "F1",
             "a rank is killed with SIGKILL at a random step",
-            "every process ends with an error within 5 s, rank, node, step and signal are named, at"
-            " most one checkpoint interval is lost, the resumed run is bitwise the same",
+            "every process ends with an error, at most two checkpoint intervals are lost, the"
+            " resumed run is bitwise the same; under `launcher run` it takes at most 5 s, and rank,"
+            " step and signal are named",
         ),
         Fault(
             "F2",

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.programs import need_root
+
 ROOT = Path("/sys/fs/cgroup")
 SEEN_SECONDS = 1.0
 """Several times what the launcher lets pass between two looks at its ranks."""
 
 
 class MemoryLimit:
-    """A new memory group beneath that of this process; needs root."""
+    """A new memory group beneath that of this process; a test without root is skipped."""
 
     def __init__(self) -> None:
+        need_root("a memory limit")
         first = Path("/proc/self/cgroup").read_text().splitlines()
         groups = {line.split(":")[1]: line.split(":")[2] for line in first}
         name = f"limit-{os.getpid()}-{time.monotonic_ns()}"

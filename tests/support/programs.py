@@ -1,10 +1,12 @@
-"""Finds the programs of daemons that tests start, which are not on everybody's path."""
+"""What tests need of the machine: programs of daemons, not on everybody's path, and root."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Sequence
+
+import pytest
 
 SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 
@@ -19,6 +21,12 @@ def need(name: str) -> str:
     found = program(name)
     assert found is not None, name
     return found
+
+
+def need_root(what: str) -> None:
+    """Skip a test that does something which only root may do."""
+    if os.geteuid():
+        pytest.skip(f"{what} needs root")
 
 
 def missing(names: Sequence[str]) -> list[str]:
