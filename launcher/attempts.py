@@ -15,9 +15,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launcher.files import modified, read_object
+from launcher.files.read import Record, modified, read_object, read_record
 from launcher.run_dir import LogDir, RunDir
 
+OUTCOMES = ("running", "finished", "stopped", "failed", "lost")
 LOST = "nothing was written at its end"
 WHERE_TO_LOOK = re.compile(r"\s*(Log: |Its stacks: |The same command resumes).*", re.DOTALL)
 OF_CLASS = {
@@ -131,77 +132,78 @@ def spent(attempts: Sequence[Attempt], now: float | None = None) -> tuple[float,
 
 
 def _attempt(logs: LogDir, *, is_newest: bool, is_live: bool, finished: bool) -> Attempt:
-    record = read_object(logs.attempt) or {}
+    record = read_record(logs.attempt)
     beats = [beat for path in logs.heartbeats if (beat := read_object(path)) is not None]
     outcome, end = _outcome(logs, record, is_live=is_newest and is_live)
     if outcome == "running" and is_newest and finished:
         outcome = "finished"
     elif outcome == "running" and not (is_newest and is_live):
         outcome = "lost"
-    hosts = record.get("nodes") or sorted({str(beat["host"]) for beat in beats if "host" in beat})
+    hosts = sorted({host for beat in beats if (host := beat.text("host"))})
+    steps = [step for place in (*beats, end) if (step := place.integer("step"))]
     return Attempt(
         number=int(logs.root.name),
         outcome=outcome,
-        command=str(record.get("command") or "launcher run"),
-        job_id=_text(record.get("job_id")),
-        job_folder=_text(record.get("job_folder")),
-        restart_count=record.get("restart_count"),
-        nodes=tuple(map(str, hosts)),
-        world_size=int(record.get("world_size") or len(beats)),
-        gpus=int(record.get("gpus") or 0),
-        started=_seconds(record.get("started")) or _oldest(logs),
-        ended=None if outcome == "running" else _seconds(record.get("ended")) or _newest(logs),
-        step=max(
-            (int(place["step"]) for place in (*beats, end) if place.get("step")), default=None
-        ),
+        command=record.text("command") or "launcher run",
+        job_id=record.text("job_id"),
+        job_folder=record.text("job_folder"),
+        restart_count=record.integer("restart_count"),
+        nodes=record.texts("nodes") or tuple(hosts),
+        world_size=record.integer("world_size") or len(beats),
+        gpus=record.integer("gpus") or 0,
+        started=_seconds(record.text("started")) or _oldest(logs),
+        ended=None if outcome == "running" else _seconds(record.text("ended")) or _newest(logs),
+        step=max(steps, default=None),
         **_reason(outcome, end),
     )
 
 
-def _outcome(logs: LogDir, record: dict[str, Any], *, is_live: bool) -> tuple[str, dict[str, Any]]:
+def _outcome(logs: LogDir, record: Record, *, is_live: bool) -> tuple[str, Record]:
     """Return how it ended by what was written, and that; `running` where nothing was.
 
     While somebody works on it, what single ranks say may be a consequence: the cause is awaited.
     """
-    said = str(record.get("outcome") or "running")
+    said = record.text("outcome") or "running"
+    if said not in OUTCOMES:
+        said = "running"
     if said == "finished":
-        return said, {}
+        return said, Record()
     for outcome, path in (("failed", logs.cause), ("stopped", logs.stopped)):
         if (end := read_object(path)) is not None:
             return outcome, end
     failure = None if is_live else _first_failure(logs)
-    return (said, {}) if failure is None else ("failed", failure)
+    return (said, Record()) if failure is None else ("failed", failure)
 
 
-def _first_failure(logs: LogDir) -> dict[str, Any] | None:
+def _first_failure(logs: LogDir) -> Record | None:
     """Return the earliest failure of a rank, where nobody was there to find the root cause."""
     found = [failure for path in logs.failures if (failure := read_object(path)) is not None]
-    return min(found, key=lambda failure: float(failure.get("time") or math.inf), default=None)
+    return min(found, key=lambda failure: failure.number("time") or math.inf, default=None)
 
 
-def _reason(outcome: str, end: dict[str, Any]) -> dict[str, Any]:
+def _reason(outcome: str, end: Record) -> dict[str, Any]:
     if outcome == "lost":
         return {"why": LOST, "category": "lost", "action": next_action("lost")}
     if outcome == "stopped":
-        return {"why": str(end.get("reason") or "asked to stop")}
+        return {"why": end.text("reason") or "asked to stop"}
     if outcome != "failed":
         return {}
-    message = str(end.get("message") or end.get("kind") or "failed")
-    category = str(end.get("category") or _category(end))
-    nodes = end.get("nodes") or [end.get("host")]
+    message = end.text("message") or end.text("kind") or "failed"
+    category = end.text("category") or _category(end)
+    nodes = end.texts("nodes")
     return {
-        "why": WHERE_TO_LOOK.sub("", message.splitlines()[0] if message else ""),
+        "why": WHERE_TO_LOOK.sub("", message.splitlines()[0] if message.strip() else ""),
         "message": message,
-        "rank": end.get("rank"),
-        "host": _text(nodes[0]),
+        "rank": end.integer("rank"),
+        "host": nodes[0] if nodes else end.text("host"),
         "category": category,
-        "action": str(end.get("action") or next_action(category)),
+        "action": end.text("action") or next_action(category),
     }
 
 
-def _category(end: dict[str, Any]) -> str:
+def _category(end: Record) -> str:
     """Return the category of an end that was written without one."""
-    return OF_KIND.get(str(end.get("kind"))) or OF_CLASS.get(str(end.get("class")), "code")
+    return OF_KIND.get(end.text("kind") or "") or OF_CLASS.get(end.text("class") or "", "code")
 
 
 def _oldest(logs: LogDir) -> float | None:
@@ -214,15 +216,15 @@ def _newest(logs: LogDir) -> float | None:
 
 def _times(folder: Path) -> list[float]:
     """Return when each file was last written, where nobody wrote down beginning and end."""
-    return [moment for path in folder.iterdir() if (moment := modified(path)) is not None]
-
-
-def _seconds(text: Any) -> float | None:
     try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
+        paths = list(folder.iterdir())
+    except OSError:
+        return []
+    return [moment for path in paths if (moment := modified(path)) is not None]
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError):
         return None
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

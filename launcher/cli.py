@@ -11,6 +11,7 @@ import typer
 
 from launcher import __version__
 from launcher.errors import LauncherError
+from launcher.escape import for_terminal
 
 app = typer.Typer(
     name="launcher",
@@ -91,6 +92,7 @@ def schema() -> None:
 def prepare(
     recipe: RecipePath,
     overrides: Overrides = None,
+    processes: Processes = None,
     allow_change: AllowChange = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -99,7 +101,7 @@ def prepare(
     from launcher.recipe.consent import Consent
 
     consent = Consent(tuple(allow_change or ()), trust_remote_code=trust_remote_code)
-    raise typer.Exit(prepare_data(recipe, overrides or (), consent))
+    raise typer.Exit(prepare_data(recipe, overrides or (), processes, consent))
 
 
 @app.command()
@@ -132,7 +134,9 @@ def run(
     from launcher.cluster.nodes.placement import NodeOptions
     from launcher.plan.disk import DISK_KEYS, disk_rule
     from launcher.recipe.consent import Consent
+    from launcher.streams import outlive_readers
 
+    outlive_readers()
     consent = Consent(tuple(allow_change or ()), trust_checkpoint, trust_remote_code)
     rules = ((DISK_KEYS, disk_rule),)
     nodes = NodeOptions(num_nodes, node_rank, head, port)
@@ -307,7 +311,7 @@ def main() -> None:
     try:
         app()
     except LauncherError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

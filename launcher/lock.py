@@ -8,6 +8,7 @@ file's time stamp, and the file names its process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import OddFileError, parse_json
 from launcher.process import Process
 
 RENEWAL_SECONDS = 10.0
@@ -97,7 +99,11 @@ def hold(path: Path, command: str) -> FolderLock:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     patience = LOOKS
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            descriptor = _open(path, os.O_CREAT)
+        except OddFileError as error:
+            problem = Problem(str(path), "", f"{error.strerror}.", "Remove it.")
+            raise InputError(problem) from None
         other = _holder_in_the_way(path, descriptor)
         if other is None and _is_same_file(path, descriptor):
             _sign(descriptor, command)
@@ -120,15 +126,26 @@ def release_all() -> None:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Return the process that holds a run folder; None if nobody does."""
+    """Return the process that holds a run folder; None if nobody does.
+
+    Nobody holds what is no file: a link, a pipe.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
+        descriptor = _open(path)
+    except (FileNotFoundError, OddFileError):
         return None
     try:
         return _holder_in_the_way(path, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    """Open a lock file, and nothing else: raises OddFileError."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OddFileError(errno.EINVAL, "is no file, and so no lock", str(path))
+    flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.open(path, flags, 0o600)
 
 
 UNKNOWN = Holder("an unknown host", 0, 0, "an unknown time", "launcher run")
@@ -168,9 +185,19 @@ def _is_same_file(path: Path, descriptor: int) -> bool:
 
 def _read(descriptor: int) -> Holder | None:
     try:
-        return Holder(**json.loads(os.pread(descriptor, 4096, 0)))
-    except (ValueError, TypeError):
+        record = parse_json(os.pread(descriptor, 4096, 0))
+    except ValueError:
         return None
+    match record:
+        case {
+            "host": str(host),
+            "pid": int(pid),
+            "started_ticks": int(ticks),
+            "since": str(since),
+            "command": str(command),
+        }:
+            return Holder(host, pid, ticks, since, command)
+    return None
 
 
 def _sign(descriptor: int, command: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 DEEPSPEED, CHAT_TEMPLATE = "deepspeed", "model.chat_template"
 """Recipe keys that name a small file."""
+MANIFEST = "manifest.json"
+"""A checkpoint exists once its folder has this file."""
 COPIES = {DEEPSPEED: "deepspeed.json", CHAT_TEMPLATE: "chat_template.jinja"}
 """Recipe key -> name of the copy, beside the resolved recipe of a run or of a job."""
 
@@ -35,6 +38,11 @@ class LogDir:
         """Everything that one rank printed."""
         return self.root / f"rank-{rank}.log"
 
+    @property
+    def rank_logs(self) -> list[Path]:
+        """The logs of the ranks that there are, by rank."""
+        return _numbered(self.root, "rank-", ".log")
+
     def failure(self, rank: int) -> Path:
         """JSON of the error that ended one rank: time, rank, host, kind, message, traceback."""
         return self.root / f"failure-rank-{rank}.json"
@@ -42,7 +50,7 @@ class LogDir:
     @property
     def failures(self) -> list[Path]:
         """The failure files that there are."""
-        return sorted(self.root.glob("failure-rank-*.json"))
+        return _numbered(self.root, "failure-rank-", ".json")
 
     def heartbeat(self, rank: int) -> Path:
         """JSON that one rank writes every second: its process, phase, step, and when."""
@@ -51,7 +59,7 @@ class LogDir:
     @property
     def heartbeats(self) -> list[Path]:
         """The heartbeat files that there are."""
-        return sorted(self.root.glob("heartbeat-rank-*.json"))
+        return _numbered(self.root, "heartbeat-rank-", ".json")
 
     def stacks(self, rank: int) -> Path:
         """Python stacks of all threads of one rank, dumped when it or another rank hangs."""
@@ -60,7 +68,7 @@ class LogDir:
     @property
     def all_stacks(self) -> list[Path]:
         """The stacks files that there are."""
-        return sorted(self.root.glob("stacks-rank-*.txt"))
+        return _numbered(self.root, "stacks-rank-", ".txt")
 
     @property
     def stopped(self) -> Path:
@@ -186,7 +194,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of `step-NNNNNN/` folders."""
+        """The folder of the checkpoints' folders, `step-000100` and so on."""
         return self.root / "checkpoints"
 
     @property
@@ -196,7 +204,17 @@ class RunDir:
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint taken after optimizer step `step`."""
-        return self.checkpoints / f"step-{step:06d}"
+        return self.checkpoints / _name(step, "step-", digits=6)
+
+    @property
+    def all_checkpoints(self) -> list[Path]:
+        """The checkpoint folders that there are, committed or not, in the order of their steps."""
+        return _folders(self.checkpoints, "step-", digits=6)
+
+    @property
+    def committed(self) -> list[Path]:
+        """Those that have a manifest, the oldest first; their files are not verified."""
+        return [folder for folder in self.all_checkpoints if (folder / MANIFEST).exists()]
 
     @property
     def best(self) -> Path:
@@ -250,7 +268,7 @@ class RunDir:
 
     def logs(self, attempt: int) -> LogDir:
         """The logs of one launch; launches count from 1."""
-        return LogDir(self.root / "logs" / f"{attempt:03d}")
+        return LogDir(self.root / "logs" / _name(attempt, digits=3))
 
     @property
     def jobs(self) -> Path:
@@ -259,12 +277,16 @@ class RunDir:
 
     def job(self, number: int) -> JobDir:
         """The folder of one job; jobs count from 1."""
-        return JobDir(self.jobs / f"{number:03d}")
+        return JobDir(self.jobs / _name(number, digits=3))
+
+    def next_job(self) -> JobDir:
+        """Return the folder that the next job gets; nothing is made yet."""
+        return self.job(_next(self.jobs))
 
     @property
     def job_dirs(self) -> list[JobDir]:
         """The folders of all jobs so far, oldest first."""
-        return [JobDir(path) for path in sorted(self.jobs.glob("[0-9]*"))]
+        return [JobDir(path) for path in _folders(self.jobs, digits=3)]
 
     def keeps(self, recipe: Path) -> bool:
         """Tell whether a recipe is one that was resolved into this folder, for it or for a job."""
@@ -273,7 +295,52 @@ class RunDir:
             job.recipe.resolve() for job in self.job_dirs
         )
 
+    def next_logs(self) -> LogDir:
+        """Return where the logs of the next launch go; nothing is made yet."""
+        return self.logs(_next(self.root / "logs"))
+
     @property
     def launches(self) -> list[LogDir]:
         """The logs of all launches so far, oldest first."""
-        return [LogDir(path) for path in sorted((self.root / "logs").glob("[0-9]*"))]
+        return [LogDir(path) for path in _folders(self.root / "logs", digits=3)]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint folder, which its name says."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def rank_of(path: Path) -> int:
+    """Return the rank whose log this is."""
+    return int(path.stem.rpartition("-")[2])
+
+
+def _name(number: int, before: str = "", after: str = "", *, digits: int = 1) -> str:
+    return f"{before}{number:0{digits}d}{after}"
+
+
+def _folders(folder: Path, before: str = "", *, digits: int) -> list[Path]:
+    return [path for path in _numbered(folder, before, digits=digits) if path.is_dir()]
+
+
+def _next(folder: Path) -> int:
+    taken = _numbered(folder, digits=3)  # be it a folder or not
+    return 1 + int(taken[-1].name) if taken else 1
+
+
+def _numbered(folder: Path, before: str = "", after: str = "", *, digits: int = 1) -> list[Path]:
+    """Return what `_name` names in a folder, in the order of the numbers: `10` comes after `9`.
+
+    Whatever has another name isn't ours. A folder that isn't there or can't be read holds nothing.
+    """
+    pattern = re.compile(f"{re.escape(before)}([0-9]{{1,18}}){re.escape(after)}")
+    found = {}
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match and name == _name(int(match[1]), before, after, digits=digits):
+            found[int(match[1])] = folder / name
+    return [found[number] for number in sorted(found)]

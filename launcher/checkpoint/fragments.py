@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from launcher.checkpoint.disk import FileRecord
 from launcher.checkpoint.manifest import Manifest, rank_file
 from launcher.checkpoint.tensor_file import Entry, write_tensors
 from launcher.errors import TrainingError
+from launcher.files.write import FileRecord
 
 WEIGHT = "weight"
 """Kind of the float32 master weights; moments go by the optimizer's own names (`exp_avg`)."""

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher.checkpoint.disk import FileRecord, sha256_of, write_json
+from launcher.files.read import read_json, sha256_of
+from launcher.files.write import FileRecord, write_json
+from launcher.run_dir import MANIFEST
 
-MANIFEST = "manifest.json"
 PROBE = "probe.safetensors"
 FORMAT = 2
+MOST_BYTES = 1 << 28
+"""Of a manifest: it has a line for every trained tensor."""
+OURS = re.compile(
+    r"rank-[0-9]+\.(safetensors|json)|probe\.safetensors|manifest\.json"
+    r"|\.(rank-[0-9]+|manifest)\.json\.[0-9]+(\.[0-9a-f]+)?"
+)
+"""Names of a checkpoint's files, also of those that a kill left half written."""
 NEVER_COMMITTED = f"was never committed (no {MANIFEST})"
 
 
@@ -54,6 +63,11 @@ def rank_record(rank: int) -> str:
     return f"rank-{rank:05d}.json"
 
 
+def is_ours(name: str) -> bool:
+    """Tell whether a save gives a file this name."""
+    return OURS.fullmatch(name) is not None
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commit the checkpoint: this one rename is what makes it exist."""
     body = asdict(manifest)
@@ -66,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         OSError, ValueError, KeyError, TypeError: none, damaged, or of another format.
     """
-    raw = json.loads((folder / MANIFEST).read_text())
+    raw = read_json(folder / MANIFEST, MOST_BYTES)
     if raw.get("format") != FORMAT:
         saved_by = raw.get("launcher_version", "an unknown version")
         raise ValueError(f"format {raw.get('format', 1)} of launcher {saved_by}, not {FORMAT}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from launcher.checkpoint.describe import Description
+from launcher.escape import as_code_span, for_markdown, quoted
+from launcher.files.lines import read_lines
+from launcher.files.write import replace_text
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.run_dir import RunDir
 
@@ -45,6 +47,7 @@ def write_card(folder: Path, recipe: Recipe, description: Description, card: Car
         autoescape=False,  # Markdown, not HTML
         keep_trailing_newline=True,
     )
+    environment.filters |= {"md": lambda value: for_markdown(str(value)), "quoted": quoted}
     auto_class, pipeline = SUFFIXES[recipe.model.task]
     text = environment.get_template(TEMPLATE).render(
         title=recipe.run.name,
@@ -57,28 +60,21 @@ def write_card(folder: Path, recipe: Recipe, description: Description, card: Car
         settings=_settings(recipe),
         metrics=[(name, f"{value:.6g}") for name, value in sorted(card.metrics.items())],
         step=card.step,
-        labels=", ".join(f"{i}: {label}" for i, label in _labels(recipe, description)),
+        labels=", ".join(
+            f"{i}: {for_markdown(label)}" for i, label in _labels(recipe, description)
+        ),
         checked=card.checked,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    replace_text(folder / "README.md", text, 0o644)
 
 
 def metrics_at(run_dir: RunDir, step: int) -> dict[str, float]:
     """Return the validation metrics recorded at a step; empty where nothing was validated."""
-    if not run_dir.metrics.is_file():
-        return {}
     metrics: dict[str, float] = {}
-    for line in run_dir.metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that is still being written
-        if record.get("step") == step:
-            metrics |= {
-                name: value
-                for name, value in record.items()
-                if name.startswith("validation/") and isinstance(value, int | float)
-            }
+    for record in read_lines(run_dir.metrics).records:
+        if record.integer("step") == step:
+            found = {name: record.number(name) for name in record if name.startswith("validation/")}
+            metrics |= {name: value for name, value in found.items() if value is not None}
     return metrics
 
 
@@ -103,10 +99,9 @@ def _labels(recipe: Recipe, description: Description) -> list[tuple[int, str]]:
 
 def _what(recipe: Recipe, card: Card) -> str:
     base = base_name(recipe)
-    data = ", ".join(data_name(source.path) for source in recipe.data.train)
-    first = (
-        f"`{base}`, tuned for {recipe.model.task} on {data} by {METHOD_WORDS[recipe.method.type]}."
-    )
+    data = ", ".join(for_markdown(data_name(source.path)) for source in recipe.data.train)
+    words = METHOD_WORDS[recipe.method.type]
+    first = f"{as_code_span(base)}, tuned for {recipe.model.task} on {data} by {words}."
     if card.kind == "adapter":
         return f"{first} This folder holds the adapter alone; it needs the base model."
     if card.kind == "merged":
@@ -124,7 +119,7 @@ def _code(recipe: Recipe, description: Description, card: Card, auto_class: str)
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
             f'model = {auto_class}.from_pretrained("path/to/this/folder", dtype="auto")'
         )
-    arguments = f'"{base_name(recipe)}", dtype="{recipe.model.dtype}"'
+    arguments = f'{quoted(base_name(recipe))}, dtype="{recipe.model.dtype}"'
     if recipe.model.task == "sequence-classification":
         arguments += f", num_labels={description.config.num_labels}"
     resize = "base.resize_token_embeddings(len(tokenizer))\n" if recipe.model.add_tokens else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from launcher.checkpoint.disk import FileRecord, NewFile
+from launcher.files.write import FileRecord, NewFile
 
 DTYPE_NAMES = {
     torch.float64: "F64",

@@ -19,7 +19,8 @@ from launcher.cluster.outcome import Cause, print_stop, print_summary, say
 from launcher.cluster.report import NodeReport, Result, report_on
 from launcher.cluster.restarts import Restarts
 from launcher.errors import EXIT_STOPPED
-from launcher.files import read_object, replace_text
+from launcher.files.read import read_object
+from launcher.files.write import make_folder, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 
@@ -53,12 +54,11 @@ class Launch:
 
     def open_attempt(self, hosts: Sequence[str]) -> Attempt:
         """Make the folder of the next attempt, and say in it that it runs."""
-        number = 1 + len(self.run_dir.launches)
-        logs = self.run_dir.logs(number)
-        logs.root.mkdir(parents=True)
+        logs = self.run_dir.next_logs()
+        make_folder(logs.root)
         attempt = Attempt(
             logs=logs,
-            attempt=number,
+            attempt=int(logs.root.name),
             command=self.carrier.command,
             job_id=self.carrier.job_id,
             job_folder=self.carrier.job_folder,

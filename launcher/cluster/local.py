@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -33,11 +32,17 @@ from launcher.run_dir import LogDir, RunDir
 from launcher.world import host_name
 
 
-def prepare_data(recipe: Path, overrides: Sequence[str], consent: Consent = NO_CONSENT) -> int:
+def prepare_data(
+    recipe: Path,
+    overrides: Sequence[str],
+    processes: int | None = None,
+    consent: Consent = NO_CONSENT,
+) -> int:
     """Tokenise the data of a recipe in a process of its own; return its exit code."""
-    resolve(recipe, overrides, consent=consent)
-    command = _prepare_command(recipe, consent) + _as_options(overrides)
-    return subprocess.run(command, env=environment_for(1)).returncode
+    resolved = resolve(recipe, overrides, processes, gpus_here=visible_gpus(), consent=consent)
+    command = _prepare_command(recipe, resolved) + _as_options(overrides)
+    with StopSignals() as signals:
+        return _run_tied(command, signals)
 
 
 def export_run(
@@ -54,7 +59,8 @@ def export_run(
     command += ["--merge"] if merge else []
     command += ["--out", str(out)] if out else []
     command += consent.options()
-    return subprocess.run(command, env=environment_for(1)).returncode
+    with StopSignals() as signals:
+        return _run_tied(command, signals)
 
 
 def run_local(
@@ -147,17 +153,26 @@ def prepare_here(resolved: ResolvedRun, run_dir: RunDir, signals: StopSignals) -
     if summary is not None:
         print_prepared(summary)
         return 0
-    command = _prepare_command(run_dir.resolved, resolved.consent)
+    return _run_tied(_prepare_command(run_dir.resolved, resolved), signals)
+
+
+def _prepare_command(recipe: Path, resolved: ResolvedRun) -> list[str]:
+    command = [sys.executable, "-m", "launcher.train.prepare", str(recipe)]
+    # One resolution: the process there doesn't know of this command's options, nor of GPUs.
+    return [*command, "--processes", str(resolved.world_size), *resolved.consent.options()]
+
+
+def _run_tied(command: Sequence[str], signals: StopSignals) -> int:
+    """Run a process that ends with this one; return its exit code, as a shell has it.
+
+    A stop signal ends it.
+    """
     process = start_tied(command, environment_for(1))
     while process.poll() is None:
         if signals.asked is not None:
             process.terminate()
         time.sleep(0.05)
-    return process.returncode
-
-
-def _prepare_command(recipe: Path, consent: Consent) -> list[str]:
-    return [sys.executable, "-m", "launcher.train.prepare", str(recipe), *consent.options()]
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def _as_options(overrides: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import signal
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 
 from launcher.cluster.node.agent_log import ended_pids, port_was_taken
 from launcher.cluster.node.oom import MemoryGroup
@@ -21,7 +23,9 @@ from launcher.cluster.node.share import Share
 from launcher.cluster.node.supervise import Ending
 from launcher.cluster.node.watchdog import Hang
 from launcher.errors import EXIT_FAILED, EXIT_STOPPED
-from launcher.files import read_object, replace_text
+from launcher.escape import for_terminal
+from launcher.files.read import Record, read_object, read_record
+from launcher.files.write import replace_text
 from launcher.recipe.prepared import Summary
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
@@ -88,18 +92,22 @@ class Cause:
 
 def print_summary(run_dir: RunDir, *, already: bool = False) -> None:
     """Print how the run ended, its best evaluation and where everything lies."""
-    summary = json.loads(run_dir.summary.read_text())
+    summary = read_record(run_dir.summary)
     console = Console(highlight=False)
-    what = {"finished": "finished", "early_stopped": "stopped early"}[summary["outcome"]]
+    what = "stopped early" if summary.text("outcome") == "early_stopped" else "finished"
     was = "was already" if already else "is"
-    console.print(f"[bold]{run_dir.root.name}[/] {was} done: {what} at step {summary['step']}")
-    best = summary["best"]
-    if best is not None:
-        console.print(f"  best      {best['metric']} {best['value']:.4f} at step {best['step']}")
-    if summary["overfitting_since"] is not None:
-        console.print(f"  [yellow]overfitting since step {summary['overfitting_since']}[/]")
-    console.print(f"  export    {run_dir.export}")
-    console.print(f"  report    {run_dir.report}")
+    step = summary.integer("step")
+    at = "" if step is None else f" at step {step}"
+    console.print(f"[bold]{escape(run_dir.root.name)}[/] {was} done: {what}{at}")
+    best = summary.record("best")
+    metric, value, step = best.text("metric"), best.number("value"), best.integer("step")
+    if metric is not None and value is not None and step is not None:
+        console.print(f"  best      {escape(metric)} {value:.4f} at step {step}")
+    since = summary.integer("overfitting_since")
+    if since is not None:
+        console.print(f"  [yellow]overfitting since step {since}[/]")
+    console.print(f"  export    {run_dir.export}", markup=False)
+    console.print(f"  report    {run_dir.report}", markup=False)
     if already:
         console.print("  Use --fresh to start over in a new folder.")
 
@@ -120,17 +128,17 @@ def print_prepared(summary: Summary) -> None:
     console.print(f"data as prepared before: {'; '.join(counts)} (report: `launcher prepare`)")
     for kind, lines in (("note", summary.notes), ("warning", summary.warnings)):
         for line in lines:
-            console.print(f"{kind}: {line}")
+            console.print(for_terminal(f"{kind}: {line}"))
 
 
 def print_stop(run_dir: RunDir, stopped: Mapping[str, Any]) -> int:
     """Print where a run was stopped and what holds its state; return the exit code of a stop."""
-    step = int(stopped["step"] or 0)
+    step = stopped.get("step") or 0
     when = f"at step {step}" if step else "before the first step"
     saved = run_dir.latest.readlink().name if run_dir.latest.is_symlink() else None
     kept = f"checkpoint {saved}" if saved else "nothing to save yet"
     say(
-        f"{run_dir.root.name} stopped {when} ({stopped['reason']}); {kept};"
+        f"{run_dir.root.name} stopped {when} ({stopped.get('reason') or 'asked to stop'}); {kept};"
         " the same command resumes it."
     )
     return EXIT_STOPPED
@@ -166,8 +174,8 @@ def find_cause(ending: Ending, logs: LogDir, share: Share | None = None) -> Caus
     launch_log = share.launch_log(logs) if share else logs.launch
     paths = share.failures(logs) if share else logs.failures
     failures = [found for path in paths if (found := read_object(path)) is not None]
-    first = _first(failures)
-    if first is not None and first.get("class") not in CONSEQUENCES:
+    first = _first([found for found in failures if found.integer("rank") is not None])
+    if first is not None and first.text("class") not in CONSEQUENCES:
         return _failure_cause(first, logs)
     codes = ended_pids(launch_log)
     dead = _first_dead(ending.dead, codes)
@@ -194,16 +202,18 @@ def find_cause(ending: Ending, logs: LogDir, share: Share | None = None) -> Caus
 
 def say(message: str) -> None:
     """Print one message on the standard error stream, as it is."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console.print(for_terminal(message))
 
 
-def _first(failures: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _first(failures: list[Record]) -> Record | None:
     """Return the earliest failure that is no consequence; the earliest of all where all are."""
-    return min(
-        failures,
-        key=lambda failure: (failure.get("class") in CONSEQUENCES, float(failure["time"])),
-        default=None,
-    )
+
+    def order(failure: Record) -> tuple[bool, float]:
+        seen = failure.number("time")
+        return failure.text("class") in CONSEQUENCES, math.inf if seen is None else seen
+
+    return min(failures, key=order, default=None)
 
 
 def _first_dead(dead: list[Rank], codes: Mapping[int, int]) -> Rank | None:
@@ -220,37 +230,35 @@ def _first_dead(dead: list[Rank], codes: Mapping[int, int]) -> Rank | None:
     )
 
 
-def _failure_cause(failure: dict[str, Any], logs: LogDir) -> Cause:
-    rank = failure["rank"]
-    expected = bool(failure["expected"])
+def _failure_cause(failure: Record, logs: LogDir) -> Cause:
+    rank, host = failure.integer("rank") or 0, failure.text("host") or "an unknown host"
+    kind, message = failure.text("kind") or "an error", failure.text("message") or "no message"
+    expected = bool(failure.get("expected"))
     if expected:
-        text = failure["message"]
+        text = message
     else:
         where = _where(failure)
-        head = f"rank {rank} on {failure['host']} failed first{where}: {failure['kind']}"
-        text = f"{head}: {failure['message']}"
-        if failure.get("class") == "out of memory":
-            text = (
-                f"rank {rank} on {failure['host']} ran out of memory{where}: {failure['message']}"
-            )
-            text += f"\n{GPU_MEMORY_CURE if 'CUDA' in failure['message'] else HOST_MEMORY_CURE}"
+        text = f"rank {rank} on {host} failed first{where}: {kind}: {message}"
+        if failure.text("class") == "out of memory":
+            text = f"rank {rank} on {host} ran out of memory{where}: {message}"
+            text += f"\n{GPU_MEMORY_CURE if 'CUDA' in message else HOST_MEMORY_CURE}"
     return Cause(
         f"{text}\nLog: {logs.rank(rank)}",
-        int(failure["exit_code"]),
+        failure.integer("exit_code") or EXIT_FAILED,
         can_restart=not expected,
         category=_category(failure),
-        kind=failure["kind"],
+        kind=kind,
         rank=rank,
-        host=failure["host"],
-        traceback=failure["traceback"],
-        seen=float(failure["time"]),
-        follows=failure.get("class") in CONSEQUENCES,
+        host=host,
+        traceback=failure.text("traceback") or "",
+        seen=failure.number("time"),
+        follows=failure.text("class") in CONSEQUENCES,
     )
 
 
-def _category(failure: Mapping[str, Any]) -> Category:
-    found = OF_CLASS.get(failure.get("class", ""), "code")
-    frames = OWN_FRAME.findall(failure["traceback"])
+def _category(failure: Record) -> Category:
+    found = OF_CLASS.get(failure.text("class") or "", "code")
+    frames = OWN_FRAME.findall(failure.text("traceback") or "")
     if found == "code" and frames and frames[-1] == "data":
         return "data row"  # what raised it was reading one
     return found
@@ -264,7 +272,7 @@ def _dead_cause(
     launch_log: Path,
     seen: float | None,
 ) -> Cause:
-    host = rank.beat.get("host") or host_name()
+    host = rank.beat.text("host") or host_name()
     who = f"rank {rank.rank} on {host}"
     where = _where(rank.beat)
     log = logs.rank(rank.rank) if logs.rank(rank.rank).exists() else launch_log

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from launcher.cluster.outcome import Cause
-from launcher.run_dir import RunDir
+from launcher.run_dir import RunDir, step_of
 
 STUCK_ATTEMPTS = 3
 
@@ -49,9 +49,8 @@ class Restarts:
 
 def newest_step(run_dir: RunDir) -> int:
     """Return the step of the newest committed checkpoint, 0 without one; the ranks verify it."""
-    folders = run_dir.checkpoints.glob("step-*/manifest.json")
-    steps = (path.parent.name.removeprefix("step-") for path in folders)
-    return max((int(step) for step in steps if step.isdigit()), default=0)
+    folders = run_dir.committed
+    return step_of(folders[-1]) if folders else 0
 
 
 def _steps(ended_at: list[int | None]) -> str:

@@ -13,7 +13,8 @@ from launcher.cluster.follow.judge import ACTIVE, WAITING
 from launcher.cluster.follow.read import Queue, find_run, read_state
 from launcher.cluster.slurm.commands import ask, ask_or_empty
 from launcher.errors import InputError, Problem
-from launcher.files import read_object, replace_text
+from launcher.files.read import read_record
+from launcher.files.write import replace_text
 from launcher.lock import Holder
 from launcher.process import Process
 from launcher.run_dir import RunDir
@@ -53,7 +54,7 @@ def ask_to_stop(run_folder: Path, *, now: bool = False) -> str:
 
 def _cancel_preparation(run_dir: RunDir) -> None:
     """Cancel the job that prepares the data for the newest job, unless others of an array wait."""
-    record = read_object(run_dir.job_dirs[-1].record) or {}
+    record = read_record(run_dir.job_dirs[-1].record)
     preparing = record.get("prepared_by")
     if preparing and not record.get("array"):
         ask_or_empty("scancel", str(preparing))  # it may have ended

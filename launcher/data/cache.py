@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.data.rows import Encoded
+from launcher.files.read import sha256_of
+from launcher.files.write import make_folder
 
 FILES = ("input_ids.bin", "loss_mask.bin", "offsets.npy", "label.npy", "num_targets.npy")
 
@@ -74,7 +76,7 @@ class CacheWriter:
     """Appends rows to the files of one split; tokens go to disk at once, counts at the end."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+        make_folder(folder)
         self.folder = folder
         self._ids = (folder / "input_ids.bin").open("wb")
         self._masks = (folder / "loss_mask.bin").open("wb")
@@ -124,8 +126,7 @@ def tokens_digest(folder: Path) -> str:
     """SHA-256 of one split as it was written: equal where exactly the same is trained on."""
     digest = hashlib.sha256()
     for name in FILES:
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(folder / name)))
     return digest.hexdigest()
 
 

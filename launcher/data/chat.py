@@ -10,6 +10,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from launcher.data.bounded import SECONDS, TooLongError, bounded
 from launcher.data.columns import kind_of
 from launcher.data.rows import Encoded, RowError
 
@@ -59,13 +60,19 @@ class ChatEncoder:
             check_messages(chat)
             # a column store (Parquet) gives every message all keys, None where it had none
             messages = [{k: v for k, v in turn.items() if v is not None} for turn in chat]
-            if self.marks_generation:
-                return self._render_marked(messages)
-            return self._render_by_prefix(messages)
+            with bounded():
+                if self.marks_generation:
+                    return self._render_marked(messages)
+                return self._render_by_prefix(messages)
         except RowError as error:
             return error
         except jinja2.TemplateError as error:
             return RowError(f"the chat template refuses these messages: {error}.")
+        except TooLongError:
+            return RowError(f"the chat template takes over {SECONDS:.0f} s for these messages.")
+        except Exception as error:  # noqa: BLE001 - a template is a program: it may do anything
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return RowError(f"the chat template fails on these messages ({said}).")
 
     def _render_marked(self, messages: list[dict[str, Any]]) -> tuple[str, list[Span]]:
         arguments: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
@@ -172,9 +179,10 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Find the control token behind what an assistant says, by letting it say something known."""
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except jinja2.TemplateError:
-        return None  # a template with a taste of its own; each chat will show whether it fits
+        with bounded():
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # noqa: BLE001 - a template of its own kind: each chat shows whether it fits
+        return None
     assert isinstance(text, str)
     after = text.rpartition(_PROBE)[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []

@@ -7,7 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from launcher.files import read_object, replace_durably
+from launcher.files.read import read_object
+from launcher.files.write import replace_durably
 
 RACY_NANOSECONDS = 2_000_000_000
 """A file that changed this shortly before it was read may change again within one tick of its clock

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launcher.escape import for_terminal
+
 MANY_LABELS = 30
 
 
@@ -24,9 +26,9 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     if "labels" in report["train"]:
         console.print(_labels(report["train"]["labels"]), soft_wrap=True)
     for note in report["notes"]:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
+        console.print(Text(for_terminal(f"note: {note}")), soft_wrap=True)
     for warning in report["warnings"]:
-        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+        console.print(Text(for_terminal(f"warning: {warning}"), style="yellow"), soft_wrap=True)
     console.print(_sample(report["sample"]), soft_wrap=True)
     console.print(Text(f"prepared in {report['cache']}", style="dim"), soft_wrap=True)
 
@@ -46,14 +48,15 @@ def _cells(split: Mapping[str, Any]) -> list[str]:
 def _labels(counts: Mapping[str, int]) -> Text:
     shown = [f"{name} {count:,}" for name, count in list(counts.items())[:MANY_LABELS]]
     more = f", and {len(counts) - MANY_LABELS} more" if len(counts) > MANY_LABELS else ""
-    return Text(f"classes: {', '.join(shown)}{more}")
+    return Text(for_terminal(f"classes: {', '.join(shown)}{more}"))
 
 
 def _sample(sample: Mapping[str, Any]) -> Text:
     text = Text("first row: ", style="bold")
     for piece in sample["pieces"]:
-        shown = f"⟦{piece['text']}⟧" if piece["supervised"] else piece["text"]
+        said = for_terminal(piece["text"])
+        shown = f"⟦{said}⟧" if piece["supervised"] else said
         text.append(shown, style="not bold green" if piece["supervised"] else "not bold")
     if "label" in sample:
-        text.append(f"  -> {sample['label']}", style="not bold green")
+        text.append(for_terminal(f"  -> {sample['label']}"), style="not bold green")
     return text

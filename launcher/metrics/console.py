@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from launcher.escape import for_terminal
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord
 
 
@@ -93,7 +95,8 @@ class ConsoleWriter:
 
     def _print(self, text: str) -> None:
         # markup off: names and messages are the user's and may hold brackets.
-        self._console.print(f"{self._name} | {text}", markup=False, soft_wrap=True)
+        shown = for_terminal(f"{self._name} | {text}")
+        self._console.print(shown, markup=False, soft_wrap=True)
 
 
 def figures(record: TrainRecord) -> tuple[str, ...]:
@@ -108,7 +111,7 @@ def figures(record: TrainRecord) -> tuple[str, ...]:
 
 def duration(seconds: float | None) -> str:
     """Return `h:mm:ss`, or dashes where nothing is known yet."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "-:--:--"
     minutes, second = divmod(round(max(0.0, seconds)), 60)
     hours, minute = divmod(minutes, 60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,39 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from launcher.errors import TrainingError
+from launcher.files.lines import read_lines
+from launcher.files.read import Record
+from launcher.files.write import open_append, replace_durably
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, encode
 from launcher.run_dir import RunDir
-
-
-@dataclass(frozen=True)
-class Lines:
-    """What a file of records holds."""
-
-    records: list[dict[str, Any]]
-    bad_lines: tuple[int, ...]
-    """Numbers (from 1) of lines that aren't a JSON object: torn by a kill, usually the last."""
-    is_clean: bool
-    """True if the file can be appended to as it is."""
-
-
-def read_lines(path: Path) -> Lines:
-    """Read a file of records, tolerating torn lines; an absent file has none."""
-    if not path.exists():
-        return Lines([], (), is_clean=True)
-    text = path.read_text(encoding="utf-8", errors="replace")
-    records, bad = [], []
-    for line_number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            bad.append(line_number)
-    return Lines(records, tuple(bad), is_clean=not bad and (not text or text.endswith("\n")))
 
 
 @dataclass(frozen=True)
@@ -54,7 +25,7 @@ class Resumed:
     cut_records: int
     """Records of steps after the checkpoint: they are about to be trained again."""
     bad_lines: tuple[int, ...]
-    kept: list[dict[str, Any]]
+    kept: list[Record]
     """The history that stays."""
 
 
@@ -64,26 +35,16 @@ def truncate_after(path: Path, step: int) -> Resumed:
     A kill at any moment leaves the old file or the new one.
     """
     found = read_lines(path)
-    kept = [record for record in found.records if _step(record) <= step]
+    kept = [record for record in found.records if -1 < _step(record) <= step]
     cut = len(found.records) - len(kept)
     if cut or not found.is_clean:
         rewrite(path, kept)
     return Resumed(cut, found.bad_lines, kept)
 
 
-def rewrite(path: Path, records: list[dict[str, Any]]) -> None:
+def rewrite(path: Path, records: list[Record]) -> None:
     """Replace a file of records durably."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(encode(record) + "\n" for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive too
-    finally:
-        os.close(folder)
+    replace_durably(path, "".join(encode(record) + "\n" for record in records).encode())
 
 
 class JsonlWriter:
@@ -94,7 +55,7 @@ class JsonlWriter:
     """
 
     def __init__(self, run_dir: RunDir, *, resume_step: int) -> None:
-        run_dir.root.mkdir(parents=True, exist_ok=True)
+        run_dir.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         resumed = truncate_after(run_dir.metrics, resume_step)
         self.bad_metric_lines = resumed.bad_lines
         events = read_lines(run_dir.events)
@@ -105,8 +66,7 @@ class JsonlWriter:
             "train/loss": _last_step(resumed.kept, is_train=True),
             "validation": _last_step(resumed.kept, is_train=False),
         }
-        self._metrics = run_dir.metrics.open("a", encoding="utf-8")
-        self._events = run_dir.events.open("a", encoding="utf-8")
+        self._metrics, self._events = open_append(run_dir.metrics), open_append(run_dir.events)
 
     def train(self, record: TrainRecord) -> None:
         """Append an optimizer step."""
@@ -161,10 +121,11 @@ def _explained(file: TextIO) -> Iterator[None]:
         ) from error
 
 
-def _step(record: dict[str, Any]) -> int:
-    return int(record.get("step", -1))
+def _step(record: Record) -> int:
+    step = record.integer("step")
+    return -1 if step is None else step
 
 
-def _last_step(records: list[dict[str, Any]], *, is_train: bool) -> int:
+def _last_step(records: list[Record], *, is_train: bool) -> int:
     steps = [_step(record) for record in records if ("train/loss" in record) == is_train]
     return max(steps, default=-1)

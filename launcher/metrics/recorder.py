@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,6 +18,7 @@ from launcher.metrics.record import EvaluationRecord, Event, MetricWriter, Train
 from launcher.metrics.wandb import WandbWriter
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
+from launcher.streams import lenient
 
 
 class Recorder:
@@ -98,9 +100,16 @@ def open_recorder(
     if not is_main_process:
         return Recorder()
     jsonl = JsonlWriter(run_dir, resume_step=resume_step)
-    screen = Console(file=terminal, highlight=False)
-    console = ConsoleWriter(recipe.run.name, total_steps=total_steps, console=screen)
-    recorder = Recorder([jsonl, console], step=resume_step)
+    recorder = Recorder([jsonl], step=resume_step)
+
+    def say_console_is_gone(reason: str) -> None:
+        where = f"{run_dir.metrics.name} and {run_dir.events.name}"
+        message = f"progress is no longer shown ({reason}); training goes on, recorded in {where}"
+        recorder.event("warning", message=message)
+
+    file = lenient(terminal or sys.stdout, say_console_is_gone)
+    screen = Console(file=file, highlight=False)
+    recorder.add(ConsoleWriter(recipe.run.name, total_steps=total_steps, console=screen))
     for name, bad_lines in (
         (run_dir.metrics.name, jsonl.bad_metric_lines),
         (run_dir.events.name, jsonl.bad_event_lines),

@@ -10,6 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from launcher.errors import InputError, Problem
+from launcher.files.read import Record
+from launcher.files.write import replace_text
 from launcher.metrics import report_facts as facts
 from launcher.metrics.report_attempts import attempts_section
 from launcher.metrics.report_charts import charts
@@ -19,18 +22,23 @@ from launcher.run_dir import RunDir
 TEMPLATE = "report.html.j2"
 MANY_LABELS = 40
 NONE = "\N{EN DASH}"
+LENGTHS = ("p50", "p90", "p99", "max")
 
 
 def build_report(run_dir: RunDir) -> Path:
     """Write `report.html` of a run, finished or not, and return its path.
 
     Every part of the run folder may be missing; a folder that doesn't exist is made.
+
+    Raises:
+        InputError: it can't be written.
     """
     page = render(read_run(run_dir))
-    run_dir.root.mkdir(parents=True, exist_ok=True)
-    temporary = run_dir.report.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(run_dir.report)  # a browser that reloads never sees half a page
+    try:
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        replace_text(run_dir.report, page)  # a browser that reloads never sees half a page
+    except OSError as error:
+        raise InputError(Problem(str(run_dir.report), "", f"{error.strerror}.")) from None
     return run_dir.report
 
 
@@ -74,38 +82,50 @@ def spans(num_small: int) -> list[int]:
     return [6, *[3] * (2 * pairs), *([2] * narrow if narrow % 3 == 0 else [6] * narrow)]
 
 
-def data_section(report: dict[str, Any]) -> dict[str, Any]:
+def data_section(report: Record) -> dict[str, Any]:
     """Return the tables of the data report; empty where there is none."""
-    splits = [name for name in ("train", "validation") if isinstance(report.get(name), dict)]
-    labels: dict[str, int] = report[splits[0]].get("labels", {}) if splits else {}
+    splits = [name for name in ("train", "validation") if report.record(name)]
+    labels = report.record(splits[0]).record("labels").integers if splits else {}
     by_count = sorted(labels.items(), key=lambda label: -label[1])
     most = max(labels.values(), default=0)
     return {
-        "splits": [_split(name, report[name]) for name in splits],
+        "splits": [_split(name, report.record(name)) for name in splits],
         "labels": [
             {"name": label, "count": f"{number:,}", "percent": round(100 * number / most, 1)}
             for label, number in by_count[:MANY_LABELS]
-            if most
+            if most > 0
         ],
         "more_labels": max(0, len(labels) - MANY_LABELS),
-        "warnings": [*report.get("warnings", []), *report.get("notes", [])],
-        "sample": report.get("sample") or {},
+        "warnings": [*report.texts("warnings"), *report.texts("notes")],
+        "sample": _sample(report.record("sample")),
     }
 
 
-def _split(name: str, split: dict[str, Any]) -> dict[str, Any]:
-    lengths = split.get("lengths", {})
-    share = split.get("supervised_share")
+def _split(name: str, split: Record) -> dict[str, Any]:
+    share, lengths = split.number("supervised_share"), split.record("lengths").integers
+    dropped = sum(split.record("dropped").integers.values())
+    rows, used, truncated, tokens = (
+        split.integer(key) or 0 for key in ("rows", "used", "truncated", "tokens")
+    )
     return {
         "name": name,
         "counts": [
-            f"{split.get('rows', 0):,}",
-            f"{split.get('used', 0):,}",
-            f"{sum(split.get('dropped', {}).values()):,}",
-            f"{split.get('truncated', 0):,}",
-            f"{split.get('tokens', 0):,}",
+            *(f"{count:,}" for count in (rows, used, dropped, truncated, tokens)),
             NONE if share is None else f"{share:.0%}",
-            *(f"{lengths[key]:,}" if key in lengths else NONE for key in ("p50", "p90", "p99")),
-            f"{lengths['max']:,}" if "max" in lengths else NONE,
+            *(f"{lengths[key]:,}" if key in lengths else NONE for key in LENGTHS),
         ],
     }
+
+
+def _sample(sample: Record) -> dict[str, Any]:
+    """Return the pieces of the first row, and its label if it has one; empty without pieces."""
+    pieces = [
+        {"text": piece.text("text") or "", "supervised": piece.get("supervised") is True}
+        for piece in sample.records("pieces")
+    ]
+    if not pieces:
+        return {}
+    label = sample.text("label")
+    return {"pieces": pieces, "tokens": sample.integer("tokens") or 0} | (
+        {} if label is None else {"label": label}
+    )

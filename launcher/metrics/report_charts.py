@@ -221,16 +221,14 @@ def memory_kind(records: RunRecords) -> str:
 
 def best_step(records: RunRecords) -> int | None:
     """Return the best step: of the summary, else of the newest event that named one."""
-    best = records.summary.get("best") or {}
-    step = best.get("step", records.last_event("evaluation_best").get("step"))
-    return None if step is None else int(step)
+    step = records.summary.record("best").integer("step")
+    return records.last_event("evaluation_best").integer("step") if step is None else step
 
 
 def monitor(records: RunRecords) -> str:
     """Return the metric that decided which step is the best."""
-    best = records.summary.get("best") or {}
-    chosen = best.get("metric") or records.setting("early_stopping", "monitor")
-    return str(chosen or "validation/loss")
+    chosen = records.setting("early_stopping", "monitor")
+    return str(records.summary.record("best").text("metric") or chosen or "validation/loss")
 
 
 def best_text(records: RunRecords, step: int, loss: float) -> str:
@@ -245,10 +243,8 @@ def best_text(records: RunRecords, step: int, loss: float) -> str:
 def overfitting_since(records: RunRecords) -> int | None:
     """Return the first step of overfitting, if the run said so."""
     if records.summary:
-        since = records.summary.get("overfitting_since")
-    else:
-        since = records.last_event("overfitting").get("since_step")
-    return None if since is None else int(since)
+        return records.summary.integer("overfitting_since")
+    return records.last_event("overfitting").integer("since_step")
 
 
 def _metric_name(key: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from launcher.files.read import Record
 from launcher.metrics.console import duration
-from launcher.metrics.record import number
 from launcher.metrics.report_charts import (
     GIB,
     best_step,
@@ -17,7 +18,7 @@ from launcher.metrics.report_charts import (
     monitor,
     overfitting_since,
 )
-from launcher.metrics.report_read import Json, RunRecords, series, value_at
+from launcher.metrics.report_read import RunRecords, series, step_of, value_at
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 ROUTINE = frozenset({"checkpoint", "evaluation_best"})
@@ -43,33 +44,33 @@ class Tile:
 
 def outcome(records: RunRecords) -> Outcome:
     """Return how it ended; a failure counts until an attempt after it has started."""
-    ended = records.summary.get("outcome")
+    ended = records.summary.text("outcome")
     if ended is not None:
         known = {
             "finished": Outcome("Finished", "good"),
             "early_stopped": Outcome("Stopped early", "good"),
         }
-        return known.get(str(ended), Outcome(str(ended), "open"))
+        return known.get(ended, Outcome(ended, "open"))
     if failure(records):
         return Outcome("Failed", "bad")
     if records.attempts and records.attempts[-1].outcome == "lost":
         return Outcome("Lost", "bad")
-    newest = next((e for e in reversed(records.events) if e.get("kind") in ("start", "stop")), {})
-    if newest.get("kind") == "stop":
+    kinds = (event.text("kind") for event in reversed(records.events))
+    if next((kind for kind in kinds if kind in ("start", "stop")), None) == "stop":
         return Outcome("Stopped, can go on", "open")
     return Outcome("Running", "open") if records.events else Outcome("Not started", "open")
 
 
-def failure(records: RunRecords) -> Json:
+def failure(records: RunRecords) -> Record:
     """Return what ended the newest attempt, if it failed."""
     event = records.last_event("failure")
     started = records.last_event("start")
     if event and records.events.index(event) > records.events.index(started or event) - 1:
-        return {**event, **records.failure}
+        return Record({**event, **records.failure})
     began = _timestamp(started.get("time"))
-    failed = number(records.failure.get("time"))
+    failed = records.failure.number("time")
     is_newer = failed is not None and (began is None or failed >= began)
-    return records.failure if is_newer else {}
+    return records.failure if is_newer else Record()
 
 
 def subtitle(records: RunRecords) -> list[str]:
@@ -87,10 +88,10 @@ def subtitle(records: RunRecords) -> list[str]:
     return [str(part) for part in parts if part]
 
 
-def _batch(start: Json) -> str | None:
+def _batch(start: Record) -> str | None:
     """Say how the rows of a step are spread, leaving out factors of one."""
     factors = [
-        (int(start.get(key) or 0), one)
+        (start.integer(key) or 0, one)
         for key, one in (
             ("world_size", "rank"),
             ("micro_batch_size", "row"),
@@ -135,10 +136,10 @@ def notes(records: RunRecords) -> list[str]:
         bad = [step for step, value in zip(steps, values, strict=True) if not math.isfinite(value)]
         if bad:
             found.append(f"The {name} was not finite at {len(bad):,} steps, first at {bad[0]:,}.")
-    skipped = records.train[-1].get("skipped_steps", 0) if records.train else 0
+    skipped = records.train[-1].integer("skipped_steps") if records.train else 0
     if skipped:
         found.append(f"{skipped:,} updates were skipped because a loss or gradient was not finite.")
-    warnings = sum(event.get("kind") == "warning" for event in records.events)
+    warnings = sum(event.text("kind") == "warning" for event in records.events)
     if warnings:
         found.append(f"{warnings:,} warning{'s' if warnings > 1 else ''} among the events below.")
     return found
@@ -150,10 +151,11 @@ def event_rows(records: RunRecords) -> list[dict[str, str]]:
     Of a restart only what is not as it was before is told.
     """
     rows: list[dict[str, str]] = []
-    last_start: Json = {}
+    last_start = Record()
     for event in records.events:
         detail = _detail(event)
-        if event.get("kind") == "start":
+        kind = event.text("kind") or ""
+        if kind == "start":
             changed = {key: value for key, value in event.items() if last_start.get(key) != value}
             detail = _detail(changed) or "as before"
             last_start = event
@@ -161,8 +163,8 @@ def event_rows(records: RunRecords) -> list[dict[str, str]]:
             {
                 "time": _clock(event.get("time")),
                 "step": _value(event.get("step", "")),
-                "kind": str(event.get("kind", "")),
-                "group": "routine" if event.get("kind") in ROUTINE else "notable",
+                "kind": kind,
+                "group": "routine" if kind in ROUTINE else "notable",
                 "detail": detail,
             }
         )
@@ -192,14 +194,14 @@ def _best_tiles(records: RunRecords) -> list[Tile]:
 def _steps_tile(records: RunRecords) -> Tile | None:
     if not records.train:
         return None
-    last, total = records.train[-1], records.last_event("start").get("total_steps")
-    value = f"{last['step']:,}" + (f" of {total:,}" if total else "")
-    return Tile("Steps", value, f"{_float(last, 'epoch'):.2f} epochs")
+    last, total = records.train[-1], records.last_event("start").integer("total_steps")
+    value = f"{step_of(last):,}" + (f" of {total:,}" if total else "")
+    return Tile("Steps", value, f"{last.number('epoch') or 0.0:.2f} epochs")
 
 
 def _time_tile(records: RunRecords) -> Tile | None:
     times = [time for event in records.events if (time := _timestamp(event.get("time")))]
-    seconds = number(records.summary.get("seconds"))
+    seconds = records.summary.number("seconds")
     label = "Training time"
     if seconds is None and len(times) > 1:
         seconds, label = max(times) - min(times), "Time since the start"
@@ -214,7 +216,7 @@ def _speed_tile(records: RunRecords) -> Tile | None:
     speeds = [value for value in series(records.train, "tokens_per_second")[1] if value > 0]
     if not speeds:
         return None
-    tokens = _float(records.train[-1], "consumed_tokens")
+    tokens = records.train[-1].number("consumed_tokens") or 0.0
     return Tile("Tokens per second", f"{statistics.median(speeds):,.0f}", f"{count(tokens)} in all")
 
 
@@ -227,8 +229,7 @@ def _memory_tile(records: RunRecords) -> Tile | None:
 
 def _parameters_tile(records: RunRecords) -> Tile | None:
     start = records.last_event("start")
-    trainable = number(start.get("trainable_parameters"))
-    total = number(start.get("total_parameters"))
+    trainable, total = start.number("trainable_parameters"), start.number("total_parameters")
     if not trainable or not total:
         return None
     share = trainable / total
@@ -244,7 +245,7 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _detail(event: Json) -> str:
+def _detail(event: Mapping[str, Any]) -> str:
     fields = {key: value for key, value in event.items() if key not in ("kind", "time", "step")}
     message = fields.pop("message", None)
     said = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in fields.items()]
@@ -259,15 +260,10 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _float(record: Json, key: str) -> float:
-    value = number(record.get(key))
-    return 0.0 if value is None else value
-
-
 def _timestamp(text: Any) -> float | None:
     try:
         return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

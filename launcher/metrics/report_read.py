@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from launcher.attempts import Attempt, read_attempts
+from launcher.files.lines import read_lines
+from launcher.files.read import Record, read_record, read_text
 from launcher.lock import holder_of
-from launcher.metrics.jsonl import read_lines
-from launcher.metrics.record import number
 from launcher.run_dir import RunDir
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,17 +22,17 @@ class RunRecords:
     """All that is known of a run, as read."""
 
     name: str
-    train: list[Json] = field(default_factory=list)
+    train: list[Record] = field(default_factory=list)
     """Records of optimizer steps, in order."""
-    evaluations: list[Json] = field(default_factory=list)
+    evaluations: list[Record] = field(default_factory=list)
     """Records of evaluations, in order."""
-    events: list[Json] = field(default_factory=list)
-    summary: Json = field(default_factory=dict)
+    events: list[Record] = field(default_factory=list)
+    summary: Record = field(default_factory=Record)
     """Empty while the run isn't finished."""
-    data: Json = field(default_factory=dict)
-    recipe: Json = field(default_factory=dict)
+    data: Record = field(default_factory=Record)
+    recipe: Record = field(default_factory=Record)
     recipe_text: str = ""
-    failure: Json = field(default_factory=dict)
+    failure: Record = field(default_factory=Record)
     """The last words of the rank that failed first, if that ended the last attempt."""
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -46,42 +43,44 @@ class RunRecords:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
-    def last_event(self, kind: str) -> Json:
+    def last_event(self, kind: str) -> Record:
         """Return the newest event of a kind; empty if there was none."""
-        return next((event for event in reversed(self.events) if event.get("kind") == kind), {})
+        found = (event for event in reversed(self.events) if event.text("kind") == kind)
+        return next(found, Record())
 
     @property
     def restart_steps(self) -> list[int]:
         """Steps from which the run went on after its first start."""
-        starts = [event for event in self.events if event.get("kind") in ("start", "resume")]
-        return sorted({int(event.get("step", 0)) for event in starts[1:]})
+        starts = [event for event in self.events if event.text("kind") in ("start", "resume")]
+        return sorted({event.integer("step") or 0 for event in starts[1:]})
 
     @property
     def last_step(self) -> int:
         """The newest step on record."""
-        steps = [int(record["step"]) for record in (*self.train[-1:], *self.evaluations[-1:])]
-        return max(steps, default=0)
+        newest = (*self.train[-1:], *self.evaluations[-1:])
+        return max((step_of(record) for record in newest), default=0)
 
 
-def series(records: list[Json], key: str) -> tuple[list[int], list[float]]:
+def series(records: list[Record], key: str) -> tuple[list[int], list[float]]:
     """Return steps and values of one metric; what was not finite stays so."""
-    points = [(int(record["step"]), number(record.get(key))) for record in records]
+    points = [(step_of(record), record.number(key)) for record in records]
     found = [(step, value) for step, value in points if value is not None]
     return [step for step, _ in found], [value for _, value in found]
 
 
-def value_at(records: list[Json], step: int, key: str) -> float | None:
+def value_at(records: list[Record], step: int, key: str) -> float | None:
     """Return a metric at a step, if it was recorded and is finite."""
     for record in records:
-        if record["step"] == step:
-            value = number(record.get(key))
+        if step_of(record) == step:
+            value = record.number(key)
             return value if value is not None and math.isfinite(value) else None
     return None
 
 
 def read_run(run_dir: RunDir) -> RunRecords:
     """Read everything; what is missing or torn is left out, never an error."""
-    metrics = [record for record in read_lines(run_dir.metrics).records if "step" in record]
+    lines = read_lines(run_dir.metrics).records
+    metrics = [record for record in lines if record.integer("step") is not None]
     events = read_lines(run_dir.events).records
     recipe_text = _text(run_dir.resolved) or _text(run_dir.recipe)
     return RunRecords(
@@ -89,8 +88,8 @@ def read_run(run_dir: RunDir) -> RunRecords:
         train=[record for record in metrics if "train/loss" in record],
         evaluations=[record for record in metrics if "train/loss" not in record],
         events=events,
-        summary=_json(run_dir.summary),
-        data=_json(run_dir.data_report),
+        summary=read_record(run_dir.summary),
+        data=read_record(run_dir.data_report),
         recipe=_yaml(recipe_text),
         recipe_text=recipe_text,
         failure=_failure(run_dir),
@@ -98,34 +97,35 @@ def read_run(run_dir: RunDir) -> RunRecords:
     )
 
 
-def _failure(run_dir: RunDir) -> Json:
+def _failure(run_dir: RunDir) -> Record:
     """Return what ended the newest launch; where nobody watched it, its earliest failure."""
     launches = run_dir.launches
     if not launches:
-        return {}
-    cause = _json(launches[-1].cause)
+        return Record()
+    cause = read_record(launches[-1].cause)
     if cause:
         return cause
-    found = [_json(path) for path in launches[-1].failures]
+    found = [read_record(path) for path in launches[-1].failures]
     known = [failure for failure in found if failure]
-    return min(known, key=lambda failure: number(failure.get("time")) or math.inf, default={})
+    first = min(known, key=lambda failure: failure.number("time") or math.inf, default=None)
+    return first or Record()
+
+
+def step_of(record: Record) -> int:
+    """Return the step of a record of `metrics.jsonl`; all that are read here have one."""
+    return record.integer("step") or 0
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _json(path: Path) -> Json:
     try:
-        value = json.loads(_text(path) or "{}")
-    except json.JSONDecodeError:  # a run that is still writing, or was killed doing so
-        return {}
-    return value if isinstance(value, dict) else {}
+        return read_text(path, errors="replace")
+    except OSError:
+        return ""
 
 
-def _yaml(text: str) -> Json:
+def _yaml(text: str) -> Record:
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    except (ValueError, RecursionError, YAMLError):
+        return Record()
+    return Record(value) if isinstance(value, dict) else Record()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.metrics.jsonl import read_lines
+from launcher.files.lines import read_lines
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, number
 from launcher.metrics.wandb_files import last_logged_step
 from launcher.metrics.wandb_service import end_service

@@ -77,7 +77,7 @@ def plan_disk(recipe: Recipe, model: ModelFacts | None, world_size: int) -> Disk
         export_bytes=_export_bytes(recipe, model, counted),
         folder=folder,
         free_bytes=shutil.disk_usage(folder).free,
-        reused_bytes=_bytes_below(run_dir.checkpoints),
+        reused_bytes=_bytes_there(run_dir),
     )
 
 
@@ -146,9 +146,9 @@ def _export_bytes(recipe: Recipe, model: ModelFacts, counted: Trainable) -> int:
     return parameters * ITEM_BYTES[recipe.model.dtype]
 
 
-def _bytes_below(checkpoints: Path) -> int:
+def _bytes_there(run_dir: RunDir) -> int:
     """Return the bytes of the checkpoints that there are; what was put aside stays."""
-    files = (file for folder in checkpoints.glob("step-*") for file in folder.rglob("*"))
+    files = (file for folder in run_dir.all_checkpoints for file in folder.rglob("*"))
     return sum(file.lstat().st_size for file in files if file.is_file())
 
 

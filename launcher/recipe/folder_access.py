@@ -35,7 +35,7 @@ def of_another_user(run_dir: RunDir, place: str) -> Iterator[Problem]:
     Whoever wrote the weights decides what the model does. Only the first path is named, as the
     others are mostly the same mistake again.
     """
-    checkpoints = sorted(run_dir.checkpoints.glob("step-*"))
+    checkpoints = run_dir.all_checkpoints
     inside = [path for folder in checkpoints for path in (folder, *folder.glob("*.json"))]
     for path in (run_dir.root, run_dir.resolved, run_dir.checkpoints, *inside):
         owner = path.lstat().st_uid if path.exists() or path.is_symlink() else os.geteuid()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
-from launcher.files import replace_durably
+from launcher.files.write import replace_durably
 from launcher.recipe.deepspeed_json import find_deepspeed
 from launcher.recipe.extends import display
 from launcher.recipe.finding import Finding, Place

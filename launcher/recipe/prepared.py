@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from launcher.files import read_object, replace_text
+from launcher.files.read import read_object
+from launcher.files.write import replace_text
 from launcher.recipe.resolve import ResolvedRun
-from launcher.run_dir import CHAT_TEMPLATE, RunDir
+from launcher.run_dir import CHAT_TEMPLATE, MANIFEST, RunDir
 
 PACKAGES = (
     "shardlaunch", "transformers", "tokenizers", "jinja2", "numpy", "pyarrow",
@@ -136,10 +137,10 @@ def prepared_before(resolved: ResolvedRun, run_dir: RunDir) -> Summary | None:
 
 
 def _fits_checkpoint(run_dir: RunDir, inputs: Mapping[str, str]) -> bool:
-    manifests = sorted(run_dir.checkpoints.glob("step-*/manifest.json"))
-    if not manifests:
+    folders = run_dir.committed
+    if not folders:
         return True
-    manifest = read_object(manifests[-1])
+    manifest = read_object(folders[-1] / MANIFEST)
     return manifest is not None and manifest.get("inputs") in ({}, inputs)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.files import replace_durably, replace_text
+from launcher.files.write import replace_durably, replace_text
 from launcher.recipe.named_files import keep_copies, remove_other_copies
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_folder import stored_recipe

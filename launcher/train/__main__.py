@@ -16,6 +16,7 @@ from typing import TextIO
 from launcher.errors import EXIT_FAILED, LauncherError, Stopped
 from launcher.lock import release_all
 from launcher.recipe.consent import Consent
+from launcher.streams import outlive_readers
 from launcher.train.watch import RankWatch, start_watch
 from launcher.world import World
 
@@ -81,6 +82,7 @@ def divert_output(world: World) -> TextIO:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    outlive_readers()  # a full disk must not end a rank whose library prints
     return terminal
 
 

@@ -9,7 +9,7 @@ import traceback
 from typing import Any
 
 from launcher.errors import EXIT_FAILED, InputError, LauncherError, NonFiniteError, Stopped
-from launcher.files import replace_text
+from launcher.files.write import replace_text
 from launcher.run_dir import LogDir
 from launcher.train.heartbeat import Place
 from launcher.world import World, host_name

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from launcher.checkpoint.disk import write_json
 from launcher.checkpoint.export import export
 from launcher.checkpoint.store import best_verified, newest_verified
 from launcher.errors import TrainingError
+from launcher.files.write import write_json
 from launcher.metrics.record import finite_json
 from launcher.metrics.report import build_report
 from launcher.run_dir import RunDir
@@ -61,7 +61,11 @@ def hand_over(session: Session, progress: Progress, outcome: str) -> None:
     summary = summarise(session, progress, outcome)
     write_json(run_dir.summary, finite_json(summary))
     session.recorder.event("finish", step=progress.step, outcome=outcome)
-    build_report(run_dir)
+    try:
+        build_report(run_dir)
+    except Exception as error:  # noqa: BLE001 - the run is done, whatever the page lacks
+        message = f"{run_dir.report.name} was not written: {error}. `launcher report` writes it."
+        session.recorder.event("warning", step=progress.step, message=message)
 
 
 def summarise(session: Session, progress: Progress, outcome: str) -> dict[str, Any]:

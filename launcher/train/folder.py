@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from launcher.checkpoint.disk import write_json
 from launcher.errors import InputError, Problem
+from launcher.files.write import write_json
 from launcher.lock import hold
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_settings import run_folder, write_settings

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.checkpoint.manifest import Manifest, read_manifest
-from launcher.checkpoint.store import committed
 from launcher.data.rows import Part
 from launcher.errors import InputError, Problem
 from launcher.model.fingerprint import model_fingerprint
@@ -91,7 +90,7 @@ def compare_with_checkpoint(
 
     Files of the checkpoint are not verified here; whatever the ranks resume from is compared again.
     """
-    for folder in reversed(committed(run_dir)):
+    for folder in reversed(run_dir.committed):
         try:
             saved = read_manifest(folder).inputs
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -67,20 +67,31 @@ def prepare(recipe: Recipe) -> Prepared:
     loaded, parts, key = _sources(recipe, download=True)
     cache_dir = Path(recipe.data.cache_dir)
     stored = store.find(cache_dir, key)
+    notes = []
+    if stored is not None and stored.altered is not None:
+        notes.append(f"{stored.folder} was changed since it was written: prepared anew")
+        stored = None
     if stored is None:
         with store.new_folder(cache_dir, key) as folder:
             stored = store.commit(folder, _build(recipe, loaded, parts, folder))
-    return _open(recipe, loaded, parts, stored)
+    return _open(recipe, loaded, parts, stored, notes)
 
 
-def open_prepared(recipe: Recipe) -> Prepared:
-    """Open what `prepare` built; raises `InputError` if it did not, or not from these data."""
+def open_prepared(recipe: Recipe, *, verify: bool = True) -> Prepared:
+    """Open what `prepare` built; raises `InputError` if it did not, or not from these data.
+
+    `verify`: refuse what was changed since; enough on one rank.
+    """
     loaded, parts, key = _sources(recipe, download=False)
     stored = store.find(Path(recipe.data.cache_dir), key)
     if stored is None:
         message = "these data with these settings are not prepared."
         place = str(Path(recipe.data.cache_dir) / key)
         raise InputError(Problem(place, "data", message, "Run `launcher prepare` first."))
+    if verify and (altered := stored.altered) is not None:
+        message = "the files were changed since they were written."
+        cure = "Run `launcher prepare`, which writes them anew."
+        raise InputError(Problem(str(stored.folder / altered), "data", message, cure))
     return _open(recipe, loaded, parts, stored)
 
 
@@ -165,11 +176,17 @@ def _held_out(recipe: Recipe, parts: list[Part]) -> list[int]:
     return rows
 
 
-def _open(recipe: Recipe, loaded: LoadedTokenizer, parts: Parts, stored: store.Stored) -> Prepared:
+def _open(
+    recipe: Recipe,
+    loaded: LoadedTokenizer,
+    parts: Parts,
+    stored: store.Stored,
+    notes: Sequence[str] = (),
+) -> Prepared:
     train = TokenCache(stored.folder / "train")
     has_validation = (stored.folder / "validation").is_dir()
     found = dict(stored.meta["report"])
-    found["notes"] = list(loaded.notes)
+    found["notes"] = [*notes, *loaded.notes]
     found["cache"] = str(stored.folder)
     if len(train) < recipe.train.global_batch_size:
         few = (
@@ -203,10 +220,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m launcher.train.prepare")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--processes", type=int, help="Ranks of the launch.")
     Consent.add_to(parser)
     parsed = parser.parse_args(arguments)
     try:
-        resolved = resolve(parsed.recipe, parsed.overrides, consent=Consent.of(parsed))
+        resolved = resolve(
+            parsed.recipe, parsed.overrides, parsed.processes, consent=Consent.of(parsed)
+        )
         sources = sources_state(resolved)
         prepared = prepare(resolved.recipe_of_data)
         compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)

@@ -19,7 +19,7 @@ from launcher.checkpoint.manifest import (
 )
 from launcher.errors import InputError, NoCheckpointError, Problem
 from launcher.recipe.resolve import ResolvedRun
-from launcher.run_dir import RunDir
+from launcher.run_dir import RunDir, step_of
 from launcher.train import engine_state
 from launcher.train.agree import decided_by_main, first_trouble
 from launcher.train.inputs import compare_inputs
@@ -39,6 +39,8 @@ class ResumePoint:
     manifest: Manifest | None = None
     passed_over: tuple[store.PassedOver, ...] = ()
     """Folders that could not be used."""
+    warnings: tuple[str, ...] = ()
+    """What went wrong while they were cleared away, on rank 0."""
 
     def describe(self, resolved: ResolvedRun, world: World) -> dict[str, Any]:
         """Return what the resume event says: from where, and what was cut anew."""
@@ -69,7 +71,7 @@ def choose_checkpoint(
         InputError: data or base model are not those of the checkpoint, or its optimizer's state
             can't be cut for this geometry.
     """
-    candidates = sorted(run_dir.checkpoints.glob("step-*"), reverse=True)
+    candidates = run_dir.all_checkpoints[::-1]
     passed_over: list[store.PassedOver] = []
     for index in range(decided_by_main(len(candidates), device)):
         step = decided_by_main(_step_of(candidates, index), device)
@@ -79,8 +81,8 @@ def choose_checkpoint(
             manifest = read_manifest(folder)
             _refuse_uncuttable(folder, manifest, resolved, world)
             compare_inputs(manifest.inputs, prepared.inputs, resolved.allowed_changes)
-            _clear_away(run_dir, passed_over, world, device)
-            return ResumePoint(step, folder, manifest, tuple(passed_over))
+            warnings = _clear_away(run_dir, passed_over, world, device)
+            return ResumePoint(step, folder, manifest, tuple(passed_over), warnings)
         passed_over.append(store.PassedOver(folder, reason))
     damaged = [bad for bad in passed_over if NEVER_COMMITTED not in bad.reason]
     if damaged:
@@ -88,8 +90,8 @@ def choose_checkpoint(
         raise NoCheckpointError(
             f"{run_dir.checkpoints}: no usable checkpoint{reasons}\nStart over with --fresh."
         )
-    _clear_away(run_dir, passed_over, world, device)
-    return ResumePoint(passed_over=tuple(passed_over))
+    warnings = _clear_away(run_dir, passed_over, world, device)
+    return ResumePoint(passed_over=tuple(passed_over), warnings=warnings)
 
 
 def resume(session: Session, point: ResumePoint) -> Progress:
@@ -100,7 +102,14 @@ def resume(session: Session, point: ResumePoint) -> Progress:
         engine_state.restore(session.engine, saved, point.manifest)
     progress = Progress.from_state_dict(point.manifest.progress)
     if session.world.is_main_process:
-        _point_links(session.run_dir, point.folder, progress)
+        try:
+            _point_links(session.run_dir, point.folder, progress)
+        except OSError as error:
+            session.recorder.event(
+                "warning",
+                message=f"{error.filename}: the links to the newest and the best checkpoint were"
+                f" not renewed: {error.strerror}",
+            )
     return progress
 
 
@@ -108,7 +117,7 @@ def _step_of(candidates: list[Path], index: int) -> int:
     """Return the step of a candidate; only rank 0's answer counts."""
     if index >= len(candidates):
         return 0
-    return int(candidates[index].name.removeprefix("step-"))
+    return step_of(candidates[index])
 
 
 def _verify_share(folder: Path, world: World) -> str | None:
@@ -141,20 +150,28 @@ def _refuse_uncuttable(
 
 def _clear_away(
     run_dir: RunDir, passed_over: list[store.PassedOver], world: World, device: torch.device
-) -> None:
-    """Free the space of what was never committed, put damaged checkpoints aside. By rank 0."""
+) -> tuple[str, ...]:
+    """Free the space of what was never committed, put damaged checkpoints aside. By rank 0.
+
+    Returns what could not be cleared away, and why.
+    """
+    warnings = []
     if world.is_main_process:
-        for bad in passed_over:
-            store.clear_away(run_dir, bad.folder)
-        for folder in run_dir.checkpoints.glob("step-*"):
-            if why_incomplete(folder) is not None:  # a pruning that was cut off
-                store.clear_away(run_dir, folder)
+        bad = {one.folder for one in passed_over}
+        for folder in run_dir.all_checkpoints:
+            # Among the older: a pruning that was cut off.
+            if folder in bad or why_incomplete(folder) is not None:
+                try:
+                    store.clear_away(run_dir, folder)
+                except OSError as error:
+                    warnings.append(f"{error.filename} stays: {error.strerror}")
     decided_by_main(0, device)  # the others wait
+    return tuple(warnings)
 
 
 def _point_links(run_dir: RunDir, folder: Path, progress: Progress) -> None:
     """Let the links follow what the checkpoint knows; a kill may have come between."""
     store.point(run_dir.latest, folder)
     best_step = progress.stop.best_step
-    if best_step is not None and run_dir.checkpoint(best_step) in store.committed(run_dir):
+    if best_step is not None and run_dir.checkpoint(best_step) in run_dir.committed:
         store.point(run_dir.best, run_dir.checkpoint(best_step))

@@ -36,7 +36,7 @@ def run_rank(
     watch = watch or quiet_watch(world)
     heartbeat = watch.heartbeat
     heartbeat.at("start")  # the libraries are imported
-    prepared = open_prepared(resolved.recipe_of_data)
+    prepared = open_prepared(resolved.recipe_of_data, verify=world.is_main_process)
     watch_builds(heartbeat, world, terminal)
     accelerator = start_accelerator(resolved, world)  # first: ZeRO-3 partitions while loading
     device = accelerator.device

@@ -3,13 +3,15 @@
 The protocol. Every rank copies its fragments; a thread of each then writes them into the new
 folder, flushes them, and last writes a small record of what it wrote. Rank 0's thread waits for the
 records of all and writes the manifest under a temporary name and renames it, which is the moment
-the checkpoint exists. Only then is anything pruned. A kill at any point leaves either the old
-checkpoints or the old and the new. At each step boundary the ranks agree on whether all are done
-or one has failed, so none of them ever waits for a rank that has given up.
+the checkpoint exists. From then on nothing but retention removes it: links and pruning come after,
+and what goes wrong there is a warning. A kill at any point leaves either the old checkpoints or the
+old and the new. At each step boundary the ranks agree on whether all are done or one has failed, so
+none of them ever waits for a rank that has given up.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import threading
@@ -17,13 +19,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from launcher.checkpoint import store
-from launcher.checkpoint.disk import FileRecord, flush, write_json
 from launcher.checkpoint.fragments import Fragment, write_fragments
 from launcher.checkpoint.manifest import (
     PROBE,
@@ -35,8 +36,16 @@ from launcher.checkpoint.manifest import (
 )
 from launcher.checkpoint.tensor_file import Entry, write_tensors
 from launcher.errors import TrainingError
+from launcher.files.write import FileRecord, flush, write_json
+from launcher.run_dir import MANIFEST
 from launcher.train import engine_state
-from launcher.train.agree import all_agree, first_trouble, maximum_over_ranks, sum_over_ranks
+from launcher.train.agree import (
+    all_agree,
+    decided_by_main,
+    first_trouble,
+    maximum_over_ranks,
+    sum_over_ranks,
+)
 from launcher.train.probe import probe
 from launcher.train.progress import Progress
 from launcher.train.session import Session
@@ -44,6 +53,7 @@ from launcher.train.snapshot import Snapshot
 from launcher.train.timings import Timings
 
 POLL_SECONDS = 0.02
+GIVEN_UP = "given up"
 DONE, WRITING, FAILED = 0.0, 1.0, 2.0
 """What a rank says of its save at a boundary; the largest over all ranks decides."""
 
@@ -65,12 +75,20 @@ class Write:
     started: float
     thread: threading.Thread | None = None
     trouble: str | None = None
+    """Why it failed on this rank."""
+    warnings: list[str] = field(default_factory=list)
+    """What went wrong beside it: the checkpoint is none the worse."""
     given_up: threading.Event = field(default_factory=threading.Event)
 
     @property
     def step(self) -> int:
         """The optimizer step that is saved."""
         return int(self.progress["step"])
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation so far."""
+        return cast("int | None", self.progress["stop"]["best_step"])
 
     @property
     def state(self) -> float:
@@ -91,7 +109,9 @@ class Saver:
         self._snapshot = Snapshot()
         self._write: Write | None = None
         self._all_bytes: float | None = None
-        self._warned_of_grace = False
+        self._known = {committed_step}
+        """Steps whose checkpoints this launch has written or verified."""
+        self._warned: set[str] = set()
         self._behind = None if session.recipe.checkpoint.asynchronous else False
         """Whether saves are written behind training; None until the first has been looked at."""
 
@@ -131,10 +151,11 @@ class Saver:
         if write is None or state == WRITING:
             return
         self._write = None
-        if state == FAILED:
+        if state == FAILED and not self._is_committed(write):
             self._abandon(write, required=required)
             return
         self.committed_step = write.step
+        self._known.add(write.step)
         seconds = time.monotonic() - write.started
         self._timings.save(seconds)
         self._warn_of_short_grace()
@@ -148,18 +169,41 @@ class Saver:
                 stall_seconds=write.stall_seconds,
                 seconds=seconds,
             )
+            for message in write.warnings:
+                self._warn_once(message)
+
+    def _is_committed(self, write: Write) -> bool:
+        """Tell whether a save that went wrong on some rank exists all the same. Collective.
+
+        Its manifest comes after the files of all ranks: what fails later takes nothing back.
+        """
+        session = self._session
+        write.given_up.set()
+        if write.thread is not None:
+            write.thread.join()
+        exists = session.world.is_main_process and (write.folder / MANIFEST).exists()
+        if not decided_by_main(int(exists), session.device):
+            return False
+        own = None if write.trouble == GIVEN_UP else write.trouble
+        trouble = first_trouble(own, session.device)
+        write.warnings.append(f"{write.folder.name} is saved, but a crash may lose it: {trouble}")
+        return True
 
     def _warn_of_short_grace(self) -> None:
         grace, needed = self._session.recipe.run.grace_seconds, self._timings.stop_seconds
-        if grace is None or needed <= grace or self._warned_of_grace:
-            return
-        self._warned_of_grace = True
-        self._session.recorder.event(
-            "warning",
-            message=f"a stop takes {needed:.1f} s here (a step and a save), more than"
-            f" run.grace_seconds {grace:g}: a kill may come before its checkpoint is committed. The"
-            " one before is kept; ask the cluster for a longer grace.",
-        )
+        if grace is not None and needed > grace:
+            self._warn_once(
+                f"a stop takes {needed:.1f} s here (a step and a save), more than"
+                f" run.grace_seconds {grace:g}: a kill may come before its checkpoint is committed."
+                " The one before is kept; ask the cluster for a longer grace.",
+                "grace",
+            )
+
+    def _warn_once(self, message: str, kind: str | None = None) -> None:
+        """Record a warning; later ones of one kind (absent: of the same words) are left out."""
+        if (kind or message) not in self._warned:
+            self._warned.add(kind or message)
+            self._session.recorder.event("warning", message=message)
 
     def require(self, progress: Progress) -> None:
         """See to it that the state after the current step is committed. Collective.
@@ -264,11 +308,12 @@ class Saver:
                 # What led to this state is on the disk before the state is; not in the copy's time,
                 # since a flush waits for the whole disk. Records are handed over line by line.
                 for records in (self._session.run_dir.metrics, self._session.run_dir.events):
-                    flush(records)
+                    what = f"{records.name} was not flushed"
+                    self._try(write, what, functools.partial(flush, records))
                 write_manifest(write.folder, replace(manifest, files=files))
                 self._tidy(write)
         except GivenUp:
-            write.trouble = "given up"
+            write.trouble = GIVEN_UP
         except Exception as error:  # noqa: BLE001 - a thread's error is the rank's to report
             write.trouble = _describe(error, write.folder)
 
@@ -297,10 +342,25 @@ class Saver:
     def _tidy(self, write: Write) -> None:
         """After the commit: let the links follow, and remove what is no longer kept."""
         run_dir, checkpoint = self._session.run_dir, self._session.recipe.checkpoint
-        store.point(run_dir.latest, write.folder)
-        if write.is_best and checkpoint.keep_best:
-            store.point(run_dir.best, write.folder)
-        store.prune(run_dir, checkpoint.keep_last)
+        is_best = write.is_best and checkpoint.keep_best
+        for name in (run_dir.latest, run_dir.best) if is_best else (run_dir.latest,):
+            what = f"{name.name} does not point to {write.folder.name}"
+            self._try(write, what, functools.partial(store.point, name, write.folder))
+        best_step = write.best_step if checkpoint.keep_best else None
+
+        def prune() -> None:
+            known = {*self._known, write.step}
+            for error in store.prune(run_dir, checkpoint.keep_last, known, best_step):
+                write.warnings.append(f"an old checkpoint was not removed: {_reason(error)}")
+
+        self._try(write, "old checkpoints were not removed", prune)
+
+    def _try(self, write: Write, consequence: str, action: Callable[[], None]) -> None:
+        """Do what no checkpoint depends on; if it fails, that is a warning."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the checkpoint stays
+            write.warnings.append(f"{consequence}: {_reason(error)}")
 
     def _commit_again(self, progress: Progress) -> None:
         """Let the checkpoint of this very step say more: the weights are the same, the best isn't.
@@ -310,29 +370,33 @@ class Saver:
         session = self._session
 
         def commit() -> None:
-            folder = session.run_dir.checkpoint(progress.step)
             session.recorder.sync()
             write_manifest(folder, replace(read_manifest(folder), progress=progress.state_dict()))
-            if progress.stop.best_step == progress.step and session.recipe.checkpoint.keep_best:
-                store.point(session.run_dir.best, folder)
 
-        trouble = None
-        if session.world.is_main_process:
-            trouble = _trouble_of(commit, session.run_dir.checkpoint(progress.step))
-        trouble = first_trouble(trouble, session.device)
+        if not session.world.is_main_process:
+            return
+        folder = session.run_dir.checkpoint(progress.step)
+        trouble = _trouble_of(commit, folder)
         if trouble is not None:
-            self._report_failure(progress.step, trouble, required=False)
+            self._warn_once(
+                f"{folder.name} does not say how it was evaluated: {trouble}. After a restart it is"
+                " evaluated again."
+            )
+        elif progress.stop.best_step == progress.step and session.recipe.checkpoint.keep_best:
+            trouble = _trouble_of(lambda: store.point(session.run_dir.best, folder), folder)
+            if trouble is not None:
+                self._warn_once(f"best does not point to {folder.name}: {trouble}")
 
     def _abandon(self, write: Write, *, required: bool) -> None:
-        """Take back a save that failed on some rank: nothing of it is left. Collective."""
+        """Take back a save that failed on some rank: nothing of it is left. Collective.
+
+        There is no manifest, and no thread that could write one.
+        """
         session = self._session
-        write.given_up.set()
-        if write.thread is not None:
-            write.thread.join()
-        own = None if write.trouble == "given up" else write.trouble
+        own = None if write.trouble == GIVEN_UP else write.trouble
         trouble = first_trouble(own, session.device) or "unknown"
         if session.world.is_main_process:
-            left = _trouble_of(lambda: store.discard(write.folder), write.folder)
+            left = _trouble_of(lambda: store.discard(session.run_dir, write.folder), write.folder)
             trouble += f"; what was written could not be removed ({left})" if left else ""
         all_agree(True, session.device)  # nobody goes on while the folder is being removed
         self._report_failure(write.step, trouble, required=required)
@@ -352,6 +416,12 @@ def _describe(error: Exception, folder: Path) -> str:
     if isinstance(error, OSError):
         free = shutil.disk_usage(folder.parent).free if folder.parent.exists() else 0
         return f"{error.filename or folder}: {error.strerror or error} ({free} bytes are free)"
+    return f"{type(error).__name__}: {error}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror or error}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -98,6 +98,8 @@ def announce(session: Session, loaded: LoadedModel, checkpoint: ResumePoint) -> 
     recorder.event("start", **session.describe(loaded), resumed_from=checkpoint.step)
     for bad in checkpoint.passed_over:
         recorder.event("warning", message=f"checkpoint {bad.folder.name} {bad.reason}")
+    for message in checkpoint.warnings:
+        recorder.event("warning", message=message)
     if checkpoint.manifest is not None:
         recorder.event("resume", **checkpoint.describe(session.resolved, session.world))
         now, digest = session.prepared.inputs, session.resolved.digest

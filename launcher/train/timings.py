@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from launcher.files import replace_text
+from launcher.files.write import replace_text
 from launcher.run_dir import RunDir
 from launcher.train.heartbeat import MARGIN_SECONDS
 

@@ -132,5 +132,16 @@ FAULTS = {
             "fsync fails; the file system becomes read-only",
             "the save is reported as failed, never as saved",
         ),
+        Fault(
+            "F27",
+            "an old checkpoint can't be removed: immutable, busy, or with somebody's notes in it",
+            "a warning names its path; every later checkpoint is kept and linked, the run is"
+            " bitwise the same",
+        ),
+        Fault(
+            "F28",
+            "checkpoints are moved to an archive and linked back",
+            "pruning removes the link alone; a run resumes through one; the archive is untouched",
+        ),
     )
 }

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.disk import FileRecord, sha256_of
-from launcher.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
+from launcher.checkpoint.manifest import read_manifest, write_manifest
 from launcher.errors import EXIT_NO_CHECKPOINT
-from launcher.run_dir import RunDir
+from launcher.files.read import sha256_of
+from launcher.files.write import FileRecord
+from launcher.run_dir import MANIFEST, RunDir
 from tests.faults.attempt import attempt
 from tests.faults.places import die_after_save
 from tests.faults.setting import SETTINGS, Bench, Setting, assert_same_run, resumed_from

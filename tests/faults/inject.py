@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.checkpoint import disk
+from launcher.files import observed
 from tests.faults.attempt import kill_self
 
 
@@ -42,9 +42,9 @@ class Operations:
             self._act(operation, path)
 
 
-def observe(observer: disk.Observer) -> None:
+def observe(observer: observed.Observer) -> None:
     """Let an observer see every operation of this process from now on."""
-    disk.observers.append(observer)
+    observed.observers.append(observer)
 
 
 def kill(_operation: str, _path: Path) -> None:
@@ -52,7 +52,7 @@ def kill(_operation: str, _path: Path) -> None:
     kill_self()
 
 
-def fail_fsync_of(step: int) -> disk.Observer:
+def fail_fsync_of(step: int) -> observed.Observer:
     """Return an observer that fails every fsync in the folder of one step."""
 
     def observer(operation: str, path: Path, _num_bytes: int) -> None:
@@ -62,7 +62,7 @@ def fail_fsync_of(step: int) -> disk.Observer:
     return observer
 
 
-def throttle(bytes_per_second: float) -> disk.Observer:
+def throttle(bytes_per_second: float) -> observed.Observer:
     """Return an observer that makes writes take their time."""
 
     def observer(operation: str, _path: Path, num_bytes: int) -> None:

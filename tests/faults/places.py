@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.manifest import MANIFEST
-from launcher.run_dir import RunDir
+from launcher.run_dir import MANIFEST, RunDir
 from launcher.train.heartbeat import Heartbeat
 from tests.faults.attempt import kill_self
 

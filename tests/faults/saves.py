@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.manifest import MANIFEST
 from launcher.errors import EXIT_BAD_INPUT
-from launcher.run_dir import RunDir
+from launcher.run_dir import MANIFEST, RunDir
 from tests.faults import inject
 from tests.faults.attempt import attempt
 from tests.faults.places import at_step
@@ -25,6 +24,7 @@ from tests.faults.setting import (
 )
 from tests.faults.trial import Trial, trials_on
 from tests.support.launches import launch
+from tests.support.programs import need_root
 from tests.support.training import events, run_folder
 
 STEP = 6
@@ -161,6 +161,7 @@ def disk_too_small(bench: Bench, setting: Setting, folder: Path) -> str:
 def _on_own_disk(
     bench: Bench, setting: Setting, folder: Path, size: int = 256 << 20
 ) -> tuple[dict[str, Any], RunDir]:
+    need_root("a disk of its own")
     recipe = bench.recipe(folder, setting, checkpoint={"asynchronous": False})
     (folder / "runs").mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs"]
@@ -217,6 +218,7 @@ def fsync_fails(bench: Bench, setting: Setting, folder: Path) -> str:
 
 def becomes_read_only(bench: Bench, setting: Setting, folder: Path) -> str:
     """The checkpoints become read-only right before the save of step 4."""
+    need_root("a read-only folder")
     recipe = bench.recipe(folder, setting, checkpoint={"if_save_fails": "stop"})
     run_dir = run_folder(recipe)
     frozen = str(run_dir.checkpoints)

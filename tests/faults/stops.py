@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.manifest import MANIFEST
 from launcher.errors import EXIT_STOPPED
-from launcher.run_dir import RunDir
+from launcher.run_dir import MANIFEST, RunDir
 from tests.faults import inject
 from tests.faults.attempt import attempt
 from tests.faults.places import at_place, at_step, note_places

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from launcher.checkpoint import disk
+from launcher.files import observed
 from tests.support.ranks import RanksFailed
 from tests.support.training import base_recipe, events, records, run_folder, train
 
@@ -62,7 +62,7 @@ def kill_before_save_of(step: int) -> None:
         if operation == "mkdir" and path.name == f"step-{step:06d}":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    disk.observers.append(observe)
+    observed.observers.append(observe)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.checkpoint}-{plan.evaluate}")

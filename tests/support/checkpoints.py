@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.disk import FileRecord, sha256_of
-from launcher.checkpoint.manifest import MANIFEST, Manifest, write_manifest
+from launcher.checkpoint.manifest import Manifest, write_manifest
+from launcher.files.read import sha256_of
+from launcher.files.write import FileRecord
+from launcher.run_dir import MANIFEST
 
 
 def commit(folder: Path, *, step: int, **fields: Any) -> Manifest:

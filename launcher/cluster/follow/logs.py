@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +13,18 @@ from launcher.attempts import Attempt
 from launcher.cluster.follow.facts import RunState
 from launcher.cluster.follow.read import Queue, read_state
 from launcher.errors import InputError, Problem
-from launcher.files import modified, read_object
-from launcher.run_dir import LogDir, RunDir
+from launcher.escape import for_terminal
+from launcher.files.read import modified, opened, read_record
+from launcher.run_dir import LogDir, RunDir, rank_of
 
 POLL_SECONDS = 0.5
-RANK_LOG = re.compile(r"rank-(\d+)\.log")
+LONGEST_BYTES = 1 << 20
+"""Of a line."""
+MOST_BYTES = 16 << 20
+"""Of a file at once, the newest."""
+HOLE = re.compile(rb"\x00{9,}")
+"""What a crash leaves of a file whose size was written, and its content wasn't."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 Say = Callable[[str], None]
 
 
@@ -28,26 +37,34 @@ class Follower:
 
     def skip(self, path: Path) -> None:
         """Take what a file holds by now as printed."""
-        self._read_bytes[path] = path.stat().st_size
+        with contextlib.suppress(OSError):
+            self._read_bytes[path] = path.stat().st_size
 
     def show(self, path: Path, prefix: str, *, at_end: bool = False) -> None:
         """Print the lines that have come since the last time; one without a newline at the end."""
         for line in self._new_lines(path, at_end=at_end):
-            self._say(f"{prefix} | {line}")
+            self._say(for_terminal(f"{prefix} | {line}"))
 
     def _new_lines(self, path: Path, *, at_end: bool) -> Iterator[str]:
         try:
-            file = path.open("rb")
+            with opened(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                begin = self._read_bytes.get(path, 0)
+                if size - begin > MOST_BYTES:
+                    yield f"({size - begin - MOST_BYTES:,} bytes are left out)"
+                    begin = size - MOST_BYTES
+                file.seek(begin)
+                while line := file.readline(LONGEST_BYTES):
+                    # A line that is longer is printed in pieces.
+                    is_whole = line.endswith(b"\n") or len(line) == LONGEST_BYTES
+                    if not (is_whole or at_end):
+                        return
+                    self._read_bytes[path] = file.tell()
+                    # Of a progress bar what stood there last.
+                    text = HOLE.sub(rb"(a hole)", line).decode(errors="replace")
+                    yield COLOURS.sub("", text.rstrip("\r\n").rpartition("\r")[2])
         except OSError:
             return
-        with file:
-            file.seek(self._read_bytes.get(path, 0))
-            for line in file:
-                if not (line.endswith(b"\n") or at_end):
-                    return
-                self._read_bytes[path] = file.tell()
-                # Of a progress bar what stood there last.
-                yield line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
 
 
 def show_logs(
@@ -123,7 +140,7 @@ class Printer:
         self._say(f"--- attempt {attempt.number} of {name}{job}: {attempt.outcome}{why}")
         for text in (attempt.message, attempt.action):
             if text:
-                self._say(text)
+                self._say(for_terminal(text))
 
     def _lines(self, logs: LogDir, attempt: Attempt, *, at_end: bool) -> None:
         """Print rank by rank; the agents' own lines where no rank came to print any.
@@ -149,12 +166,7 @@ def job_log(state: RunState) -> Path | None:
 
 def ranks_in(logs: LogDir) -> dict[int, Path]:
     """Return the logs of the ranks that printed anything, by rank."""
-    found = {
-        int(name[1]): path
-        for path in logs.root.glob("rank-*.log")
-        if (name := RANK_LOG.fullmatch(path.name))
-    }
-    return dict(sorted(found.items()))
+    return {rank_of(path): path for path in logs.rank_logs}
 
 
 def _chosen(state: RunState, attempt: int | None, *, follow: bool) -> Attempt | None:
@@ -180,9 +192,9 @@ def _require_rank(logs: LogDir, rank: int) -> None:
 
 def _host(logs: LogDir, rank: int, attempt: Attempt) -> str:
     """Return where a rank ran: as its heartbeat says, else by its place among the nodes."""
-    beat = read_object(logs.heartbeat(rank)) or {}
-    if "host" in beat:
-        return str(beat["host"])
+    host = read_record(logs.heartbeat(rank)).text("host")
+    if host is not None:
+        return host
     per_node = max(1, attempt.world_size // max(1, len(attempt.nodes)))
     place = rank // per_node
     return attempt.nodes[place] if place < len(attempt.nodes) else "?"

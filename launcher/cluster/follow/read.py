@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,22 @@ from launcher.cluster.follow.tail import newest_events, newest_records
 from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm
 from launcher.cluster.slurm.queue import QueuedJob, find_jobs
 from launcher.errors import InputError, Problem
-from launcher.files import modified, read_object
+from launcher.files.read import Record, modified, read_record, read_text
 from launcher.lock import holder_of
 from launcher.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A run whose folder holds something that can't be made sense of."""
+
+    run_dir: RunDir
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, in a few words."""
+        return f"{type(self.error).__name__}: {self.error}"
 
 
 class Queue:
@@ -60,19 +74,30 @@ def _is_reachable() -> bool:
     return True
 
 
-def read_states(run_dirs: Sequence[RunDir], queue: Queue) -> list[RunState]:
+def read_states(run_dirs: Sequence[RunDir], queue: Queue) -> list[RunState | Unreadable]:
     """Return the state of each run; Slurm is asked once for all of them."""
     submissions = [newest_submission(run_dir) for run_dir in run_dirs]
     jobs = queue.jobs([s.job_id for s in submissions if s is not None and s.job_id is not None])
-    return [
-        _read_state(run_dir, submitted, jobs, has_queue=queue.answers)
-        for run_dir, submitted in zip(run_dirs, submissions, strict=True)
-    ]
+    states: list[RunState | Unreadable] = []
+    for run_dir, submitted in zip(run_dirs, submissions, strict=True):
+        try:
+            states.append(_read_state(run_dir, submitted, jobs, has_queue=queue.answers))
+        except Exception as error:  # noqa: BLE001 - one odd folder must not hide the others
+            states.append(Unreadable(run_dir, error))
+    return states
 
 
 def read_state(run_dir: RunDir, queue: Queue) -> RunState:
-    """Return the state of one run."""
-    return read_states([run_dir], queue)[0]
+    """Return the state of one run.
+
+    Raises:
+        InputError: its folder holds something that can't be made sense of.
+    """
+    (state,) = read_states([run_dir], queue)
+    if isinstance(state, Unreadable):
+        message = f"can't be read ({state.reason})."
+        raise InputError(Problem(str(run_dir.root), "", message, "Look at what lies there."))
+    return state
 
 
 def find_run(folder: Path) -> RunDir:
@@ -119,8 +144,8 @@ def _read_state(
     )
     records, events = newest_records(run_dir), newest_events(run_dir)
     settings, beat = Settings.of(_recipe(run_dir)), _heartbeat(run_dir)
-    step = max(int(records.train.get("step", 0)), int(beat.get("step") or 0))
-    total = events.start.get("total_steps") or settings.max_steps
+    step = max(records.train.integer("step") or 0, beat.integer("step") or 0)
+    total = events.start.integer("total_steps") or settings.max_steps
     left = max(0, total - step) if total else None
     state = RunState(
         run_dir,
@@ -129,11 +154,11 @@ def _read_state(
         submitted=submitted,
         job=job,
         holder=holder,
-        phase=beat.get("phase"),
+        phase=beat.text("phase"),
         step=step,
         total_steps=total,
-        loss=_number(records.train.get("train/loss")),
-        validation_loss=_number(records.evaluation.get("validation/loss")),
+        loss=records.train.number("train/loss"),
+        validation_loss=records.evaluation.number("validation/loss"),
         best=_best(run_dir, events.best, settings.monitor),
         tokens_per_second=records.tokens_per_second,
         step_seconds=records.step_seconds,
@@ -154,7 +179,7 @@ def _read_state(
 def _ahead(state: RunState, settings: Settings, start: Mapping[str, Any]) -> NextEvent | None:
     if state.total_steps is None:
         return None
-    data = read_object(state.run_dir.data_report) or {}
+    data = read_record(state.run_dir.data_report)
     per_epoch = steps_in_epoch(start, data, settings)
     return next_event(settings, state.step, state.total_steps, per_epoch, state.step_seconds)
 
@@ -170,22 +195,26 @@ def _limit_left(
     return started + 3600 * settings.max_hours - time.time()
 
 
-def _best(run_dir: RunDir, event: Mapping[str, Any], monitor: str) -> Best | None:
-    said = (read_object(run_dir.summary) or {}).get("best")
-    if isinstance(said, Mapping):
-        return Best(str(said["metric"]), float(said["value"]), int(said["step"]))
-    value = _number(event.get(monitor))
-    return None if value is None else Best(monitor, value, int(event["step"]))
+def _best(run_dir: RunDir, event: Record, monitor: str) -> Best | None:
+    said = read_record(run_dir.summary).record("best")
+    metric = said.text("metric")
+    if metric is None:
+        metric, value, step = monitor, event.number(monitor), event.integer("step")
+    else:
+        value, step = said.number("value"), said.integer("step")
+    return None if value is None or step is None else Best(metric, value, step)
 
 
-def _heartbeat(run_dir: RunDir) -> Mapping[str, Any]:
+def _heartbeat(run_dir: RunDir) -> Record:
     launches = run_dir.launches
-    return (read_object(launches[-1].heartbeat(0)) or {}) if launches else {}
+    return read_record(launches[-1].heartbeat(0)) if launches else Record()
 
 
 def _updated(run_dir: RunDir) -> float | None:
     paths = [run_dir.metrics, run_dir.events, run_dir.resolved, run_dir.summary]
-    paths += [path for logs in run_dir.launches[-1:] for path in logs.root.iterdir()]
+    for logs in run_dir.launches[-1:]:
+        with contextlib.suppress(OSError):
+            paths += logs.root.iterdir()
     paths += [job_dir.record for job_dir in run_dir.job_dirs[-1:]]
     times = (modified(path) for path in paths)
     return max((moment for moment in times if moment is not None), default=None)
@@ -193,14 +222,7 @@ def _updated(run_dir: RunDir) -> float | None:
 
 def _recipe(run_dir: RunDir) -> Mapping[str, Any]:
     try:
-        value = YAML(typ="safe", pure=True).load(run_dir.resolved.read_text(encoding="utf-8"))
-    except (OSError, YAMLError):
+        value = YAML(typ="safe", pure=True).load(read_text(run_dir.resolved))
+    except (OSError, ValueError, RecursionError, YAMLError):
         return {}
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: Any) -> float | None:
-    """Return a number of the records, which have those that aren't finite as text."""
-    if value in ("NaN", "Infinity", "-Infinity"):
-        return float(value)
-    return float(value) if isinstance(value, int | float) else None

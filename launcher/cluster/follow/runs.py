@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.cluster.follow.facts import RunState
-from launcher.cluster.follow.read import Queue, read_states, runs_in
+from launcher.cluster.follow.read import Queue, Unreadable, read_states, runs_in
 from launcher.cluster.follow.text import NONE, ago, columns, steps
 from launcher.errors import InputError, Problem
 
@@ -27,12 +27,15 @@ def list_runs(folder: Path) -> str:
     return "\n".join(table(read_states(found, Queue())))
 
 
-def table(states: Sequence[RunState]) -> list[str]:
+def table(states: Sequence[RunState | Unreadable]) -> list[str]:
     """Return one line a run, under a head."""
     return columns([HEAD, *map(_row, states)])
 
 
-def _row(state: RunState) -> tuple[str, ...]:
+def _row(state: RunState | Unreadable) -> tuple[str, ...]:
+    if isinstance(state, Unreadable):
+        name = state.run_dir.root.resolve().name
+        return (name, "unreadable", NONE, NONE, NONE, NONE, state.reason)
     best = state.best
     return (
         state.name,

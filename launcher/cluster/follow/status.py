@@ -15,6 +15,7 @@ from launcher.cluster.follow.read import Queue, find_run, read_state, runs_in
 from launcher.cluster.follow.text import columns, duration, names
 from launcher.cluster.post_mortem import attempt_lines, spent_text
 from launcher.errors import InputError, Problem
+from launcher.escape import for_terminal
 from launcher.run_dir import RunDir
 
 RUNS = Path("runs")
@@ -65,10 +66,10 @@ def newest_run(folder: Path) -> RunDir:
 
 def render(state: RunState) -> Text:
     """Return what is known of a run, as a few lines."""
-    head = Text(f"{state.name}  ", style="bold")
+    head = Text(for_terminal(f"{state.name}  "), style="bold")
     head.append(state.state, style=COLOURS[state.state])
     if state.verdict.note:
-        head.append(f"  {state.verdict.note}", style="default")
+        head.append(for_terminal(f"  {state.verdict.note}"), style="default")
     return Text("\n").join([head, *map(Text, lines(state))])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from launcher.attempts import Attempt
 from launcher.cluster.follow.tail import lines_backwards
-from launcher.files import read_object
+from launcher.files.lines import parse_record
+from launcher.files.read import Record, read_object
 from launcher.run_dir import JobDir, RunDir
 
 
@@ -40,24 +39,16 @@ def newest_submission(run_dir: RunDir) -> Submitted | None:
     for job_dir in reversed(run_dir.job_dirs):
         record = read_object(job_dir.record)
         if record is not None:
-            job_id = record.get("job_id")
-            lead = record.get("lead_seconds")
             return Submitted(
                 job_dir,
-                None if job_id is None else str(job_id),
-                str(record.get("submitted") or ""),
-                int(lead) if isinstance(lead, int | float) else None,
-                bool(_last_end(job_dir).get("requeued")),
+                record.text("job_id"),
+                record.text("submitted") or "",
+                record.integer("lead_seconds"),
+                _last_end(job_dir).get("requeued") is True,
             )
     return None
 
 
-def _last_end(job_dir: JobDir) -> dict[str, Any]:
-    for line in lines_backwards(job_dir.ended):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            return record
-    return {}
+def _last_end(job_dir: JobDir) -> Record:
+    found = (parse_record(line) for line in lines_backwards(job_dir.ended))
+    return next((record for record in found if record is not None), Record())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from launcher.files.lines import LONGEST_BYTES, parse_record
+from launcher.files.read import Record, opened
 from launcher.run_dir import RunDir
-
-Json = dict[str, Any]
 
 BLOCK_BYTES = 1 << 16
 FURTHEST_BYTES = 8 << 20
@@ -25,8 +24,8 @@ STEPS_MEASURED = 20
 class Newest:
     """The newest records of a run; empty where there are none."""
 
-    train: Json = field(default_factory=dict)
-    evaluation: Json = field(default_factory=dict)
+    train: Record = field(default_factory=Record)
+    evaluation: Record = field(default_factory=Record)
     step_seconds: float | None = None
     """Median over the newest records."""
     tokens_per_second: float | None = None
@@ -37,27 +36,29 @@ class Newest:
 class NewestEvents:
     """The newest start of a run and its best evaluation; empty where there are none."""
 
-    start: Json = field(default_factory=dict)
-    best: Json = field(default_factory=dict)
+    start: Record = field(default_factory=Record)
+    best: Record = field(default_factory=Record)
 
 
 def newest_records(run_dir: RunDir) -> Newest:
     """Return what `metrics.jsonl` ends with."""
-    train: list[Json] = []
-    evaluation: Json = {}
+    train: list[Record] = []
+    evaluation = Record()
     for line in lines_backwards(run_dir.metrics, FURTHEST_BYTES):
         is_train = '"train/loss"' in line
         if (is_train and len(train) == STEPS_MEASURED) or (not is_train and evaluation):
             continue
-        record = _object(line)
-        if is_train and record:
+        record = parse_record(line) or Record()
+        if record.integer("step") is None:
+            continue
+        if is_train:
             train.append(record)
-        elif record:
+        else:
             evaluation = record
         if evaluation and len(train) == STEPS_MEASURED:
             break
     return Newest(
-        train[0] if train else {},
+        train[0] if train else Record(),
         evaluation,
         _median(train, "step_seconds"),
         _median(train, "tokens_per_second"),
@@ -66,14 +67,12 @@ def newest_records(run_dir: RunDir) -> Newest:
 
 def newest_events(run_dir: RunDir) -> NewestEvents:
     """Return the newest start and the newest best evaluation."""
-    start: Json = {}
-    best: Json = {}
+    start, best = Record(), Record()
     for line in lines_backwards(run_dir.events):
         if not best and '"evaluation_best"' in line:
-            best = _object(line)
+            best = _event(line, "evaluation_best")
         elif not start and '"start"' in line:
-            record = _object(line)
-            start = record if record.get("kind") == "start" else {}
+            start = _event(line, "start")
         if start and best:
             break
     return NewestEvents(start, best)
@@ -85,37 +84,37 @@ def lines_backwards(path: Path, furthest_bytes: int | None = None) -> Iterator[s
     A line that is still being written (no newline yet) is left out.
     """
     try:
-        file = path.open("rb")
+        with opened(path) as file:
+            yield from _backwards(file, furthest_bytes)
     except OSError:
         return
-    with file:
-        position = file.seek(0, os.SEEK_END)
-        first = max(0, position - furthest_bytes) if furthest_bytes is not None else 0
-        rest: bytes | None = None  # what stands before the first newline of the block after
-        while position > first:
-            size = min(BLOCK_BYTES, position - first)
-            position -= size
-            file.seek(position)
-            pieces = (file.read(size) + (rest or b"")).split(b"\n")
-            if rest is None:
-                pieces.pop()
-                if not pieces:
-                    continue
-            rest = pieces[0]
-            for piece in reversed(pieces[1:]):
-                yield piece.decode(errors="replace")
-        if rest and first == 0:
-            yield rest.decode(errors="replace")
 
 
-def _object(line: str) -> Json:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+def _backwards(file: BufferedReader, furthest_bytes: int | None) -> Iterator[str]:
+    position = file.seek(0, os.SEEK_END)
+    first = max(0, position - furthest_bytes) if furthest_bytes is not None else 0
+    rest: bytes | None = None  # what stands before the first newline of the block after
+    while position > first:
+        size = min(BLOCK_BYTES, position - first)
+        position -= size
+        file.seek(position)
+        pieces = (file.read(size) + (rest or b"")).split(b"\n")
+        if rest is None:
+            pieces.pop()
+            if not pieces:
+                continue
+        rest = pieces[0][: LONGEST_BYTES + 1]  # what is longer is no record, whatever it holds
+        for piece in reversed(pieces[1:]):
+            yield piece.decode(errors="replace")
+    if rest and first == 0:
+        yield rest.decode(errors="replace")
 
 
-def _median(records: list[Json], key: str) -> float | None:
-    values = [float(record[key]) for record in records if isinstance(record.get(key), int | float)]
+def _event(line: str, kind: str) -> Record:
+    record = parse_record(line)
+    return record if record is not None and record.text("kind") == kind else Record()
+
+
+def _median(records: list[Record], key: str) -> float | None:
+    values = [value for record in records if (value := record.number(key)) is not None]
     return median(values) if values else None

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Sequence
 
+from launcher.escape import for_terminal
+
 NONE = "-"
 
 
@@ -45,10 +47,11 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     """Return rows as lines of aligned columns; the last column is as long as it is."""
     if not rows:
         return []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shown = [[for_terminal(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     widths[-1] = 0
     return [
         indent
         + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        for row in shown
     ]

@@ -21,7 +21,7 @@ from launcher.cluster.node.compile_caches import (
 )
 from launcher.cluster.node.devices import visible_gpus
 from launcher.cluster.node.share import Share
-from launcher.files import read_object
+from launcher.files.read import read_record
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 from launcher.world import DEADLINE_VARIABLE, LOGS_VARIABLE
@@ -102,7 +102,7 @@ def start_tied(
 
 def grace_seconds(run_dir: RunDir) -> int:
     """Return how long a stop may take: what a step and a save took lately, thrice, and a margin."""
-    timings = read_object(run_dir.timings) or {}
+    timings = read_record(run_dir.timings)
     needed = float(timings.get("step_seconds", 0.0)) + float(timings.get("save_seconds", 0.0))
     return max(LEAST_GRACE_SECONDS, math.ceil(3 * needed + 30))
 

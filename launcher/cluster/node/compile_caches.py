@@ -5,11 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from launcher.cluster.outcome import say
 from launcher.compile_locks import is_shared, locks_below, remove_if_dead
+from launcher.files.private import make_private
 
 
 def caches_here(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -27,13 +30,22 @@ def caches_here(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         return {}
     # What was compiled with other versions is of no use, and torch doesn't see the difference.
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    folder = base / f"launcher-{getpass.getuser()}" / f"{python}-torch{version('torch')}"
-    found = {}
-    for name, home in homes.items():
-        if name not in environ and is_shared(home):
-            (folder / name.lower()).mkdir(mode=0o700, parents=True, exist_ok=True)
-            found[name] = str(folder / name.lower())
-    return found
+    versions = f"{python}-torch{version('torch')}"
+    wanted = [name for name, home in homes.items() if name not in environ and is_shared(home)]
+    return {name: str(_own_folder(base, (versions, name.lower()))) for name in wanted}
+
+
+def _own_folder(base: Path, names: tuple[str, ...]) -> Path:
+    """Return a folder that nobody else can put code into: the same each time, else a fresh one.
+
+    Where everybody may write, somebody else may have made the usual one first.
+    """
+    user = f"launcher-{getpass.getuser()}"
+    try:
+        return make_private(base, (user, *names))
+    except (PermissionError, FileExistsError) as error:
+        say(f"{error.filename} {error.strerror}: kernels are compiled in a fresh folder.")
+        return make_private(Path(tempfile.mkdtemp(prefix=f"{user}-", dir=base)), names)
 
 
 def extensions_folder(environ: Mapping[str, str] = os.environ) -> Path:

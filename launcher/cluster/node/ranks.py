@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
-from typing import Any
 
 from launcher.cluster.node.share import Share
-from launcher.files import read_object
+from launcher.files.read import Record, read_record
 from launcher.process import Process, children_of
 from launcher.run_dir import LogDir
 from launcher.world import LOGS_VARIABLE
@@ -27,17 +26,17 @@ class Rank:
     process: Process
     seen: float
     """When its process was first seen."""
-    beat: dict[str, Any] = field(default_factory=dict)
+    beat: Record = field(default_factory=Record)
     """Its last heartbeat; empty before the first."""
     beat_seen: float = 0.0
     ended: bool = False
 
     def read(self, logs: LogDir, now: float) -> None:
         """Take in its heartbeat file."""
-        beat = read_object(logs.heartbeat(self.rank))
-        if beat is None or beat.get("pid") != self.process.pid:
+        beat = read_record(logs.heartbeat(self.rank))
+        if beat.integer("pid") != self.process.pid or beat.number("progressed") is None:
             return
-        if beat.get("written") != self.beat.get("written"):
+        if beat.number("written") not in (None, self.beat.number("written")):
             self.beat, self.beat_seen = beat, now
 
     def silent_seconds(self, now: float) -> float:
@@ -46,9 +45,10 @@ class Rank:
 
     def idle_seconds(self, now: float) -> float:
         """Return for how long the rank has come to no new place."""
-        if not self.beat:
+        written, progressed = self.beat.number("written"), self.beat.number("progressed")
+        if written is None or progressed is None:
             return now - self.seen
-        return now - self.beat_seen + float(self.beat["written"]) - float(self.beat["progressed"])
+        return now - self.beat_seen + written - progressed
 
     @property
     def is_done(self) -> bool:
@@ -58,7 +58,7 @@ class Rank:
     @property
     def position(self) -> tuple[int, int]:
         """How far it has come, for comparison with other ranks."""
-        return int(self.beat.get("step") or 0), int(self.beat.get("micro_step") or 0)
+        return self.beat.integer("step") or 0, self.beat.integer("micro_step") or 0
 
 
 class Ranks:
@@ -101,19 +101,25 @@ class Ranks:
 
     def _find_by_heartbeat(self, now: float) -> None:
         for path in self.share.heartbeats(self._logs):
-            beat = read_object(path)
-            if beat is not None and beat["rank"] not in self.found:
-                pid = int(beat["pid"])
+            beat = read_record(path)
+            rank, pid = beat.integer("rank"), beat.integer("pid")
+            if rank is None or pid is None or rank in self.found or rank not in self.share.ranks:
+                continue
+            process = Process.find(pid)
+            if process is None or self._is_ours(process):
                 # One that is gone by now is known to have been there.
-                process = Process.find(pid) or Process(pid, started=0)
-                self.found[beat["rank"]] = Rank(beat["rank"], process, now)
+                self.found[rank] = Rank(rank, process or Process(pid, started=0), now)
 
     def _find_by_parent(self, now: float) -> None:
         """Find those that have not come to their first heartbeat."""
         known = {rank.process for rank in self.found.values()}
         for process in children_of(self._agent_pid):
             number = process.variable("RANK")
-            if process in known or process.variable(LOGS_VARIABLE) != str(self._logs.root):
+            if process in known or not self._is_ours(process):
                 continue
             if number is not None:
                 self.found[int(number)] = Rank(int(number), process, now)
+
+    def _is_ours(self, process: Process) -> bool:
+        """Tell whether it was started for these logs: what a file says may be anybody's process."""
+        return process.variable(LOGS_VARIABLE) == str(self._logs.root)

@@ -17,7 +17,7 @@ from launcher.cluster.node.ranks import Rank, Ranks
 from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.node.watchdog import Hang, diagnose, is_late
-from launcher.files import read_object
+from launcher.files.read import read_record
 from launcher.run_dir import LogDir
 
 POLL_SECONDS = 0.1
@@ -76,9 +76,8 @@ class Ending:
     @property
     def step(self) -> int | None:
         """The furthest step that any rank was at."""
-        return max(
-            (int(rank.beat["step"]) for rank in self.ranks if rank.beat.get("step")), default=None
-        )
+        steps = (rank.beat.integer("step") for rank in self.ranks)
+        return max((step for step in steps if step), default=None)
 
 
 class Watch:
@@ -203,9 +202,7 @@ class Supervisor:
 
     def _explain_timeout(self) -> None:
         """A collective may give up just before the watchdog does: what matters is who was late."""
-        classes = {
-            (read_object(path) or {}).get("class") for path in self.share.failures(self.logs)
-        }
+        classes = {read_record(path).get("class") for path in self.share.failures(self.logs)}
         if classes == {"timeout"} and not self.ending.dead:
             self._end_hang()
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from launcher.cluster.node.ranks import Rank, Ranks
 from launcher.cluster.node.stacks import waits_for_others
-from launcher.files import replace_text
+from launcher.files.write import replace_text
 from launcher.process import STOPPED
 from launcher.run_dir import LogDir
 from launcher.world import host_name
@@ -102,9 +102,9 @@ def diagnose(ranks: Ranks, logs: LogDir, now: float, timeout_seconds: float) -> 
             rank=rank.rank,
             host=host_name(),
             pid=rank.process.pid,
-            phase=rank.beat.get("phase"),
-            step=rank.beat.get("step"),
-            micro_step=rank.beat.get("micro_step"),
+            phase=rank.beat.text("phase"),
+            step=rank.beat.integer("step"),
+            micro_step=rank.beat.integer("micro_step"),
             seconds=round(max(rank.silent_seconds(now), rank.idle_seconds(now)), 1),
             silent=rank.silent_seconds(now) > SILENT_SECONDS,
             state=states[rank.rank],

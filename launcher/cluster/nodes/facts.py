@@ -14,7 +14,7 @@ from typing import Any
 from launcher.cluster.hub_cache import hub_cache, is_fetched
 from launcher.cluster.node.devices import visible_gpus
 from launcher.cluster.node.share import Share
-from launcher.files import read_object
+from launcher.files.read import read_object
 from launcher.recipe.resolve import ResolvedRun
 from launcher.world import host_name
 

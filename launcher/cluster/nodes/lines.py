@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from launcher.cluster.node.supervise import Watch
+from launcher.files.read import parse_json
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0
@@ -78,7 +79,7 @@ class Line:
             OSError: the connection is closed or broken (EOFError among them).
         """
         try:
-            message = json.loads(self.connection.recv_bytes(LONGEST_MESSAGE_BYTES))
+            message = parse_json(self.connection.recv_bytes(LONGEST_MESSAGE_BYTES))
         except ValueError as error:
             raise OSError(f"no JSON: {error}") from None
         except EOFError:

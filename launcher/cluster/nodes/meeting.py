@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import secrets
 import socket
 import threading
@@ -17,12 +16,22 @@ from launcher.cluster.nodes.lines import Line, Lines, Message, NotANodeError, op
 from launcher.cluster.nodes.placement import Placement
 from launcher.cluster.outcome import say
 from launcher.errors import InputError, LauncherError, Problem
+from launcher.files.read import read_bytes
+from launcher.files.write import replace_text
 from launcher.world import host_name
 
 MEETING_SECONDS = 120.0
 """How long nodes wait for each other, where run.timeout_seconds isn't shorter."""
 KNOCK_SECONDS = 0.2
+ACCEPT_SECONDS = 1.0
+"""How often late strangers are looked for while nobody comes."""
 CONNECT_SECONDS = 3.0
+HANDSHAKE_SECONDS = 5.0
+"""What whoever connects gets to show that it knows the key; a node takes milliseconds."""
+MOST_STRANGERS = 128
+"""Connections that have not shown it yet; of more, the oldest are dropped."""
+MOST_SAID = 5
+"""Refusals that are printed; the others are counted."""
 KEY_BYTES = 32
 
 
@@ -40,11 +49,7 @@ class StopAsked(Exception):
 
 def write_key(path: Path) -> None:
     """Put a new key where only this user can read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
-        file.write(secrets.token_hex(KEY_BYTES))
-    temporary.replace(path)
+    replace_text(path, secrets.token_hex(KEY_BYTES))
 
 
 def read_key(path: Path) -> bytes:
@@ -53,15 +58,54 @@ def read_key(path: Path) -> bytes:
     Raises:
         OSError: there is none that can be read.
     """
-    return path.read_text().strip().encode()
+    return read_bytes(path).strip()
+
+
+class Strangers:
+    """Connections that have not shown yet that they know the key: few, and none for long."""
+
+    def __init__(self) -> None:
+        self._since: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, sock: socket.socket) -> socket.socket:
+        """Watch a connection; return what `remove` wants once it is over."""
+        handle = sock.dup()
+        with self._lock:
+            self._since[handle] = time.monotonic()
+        self.drop_late()
+        return handle
+
+    def remove(self, handle: socket.socket) -> None:
+        """Watch it no longer."""
+        with self._lock:
+            self._since.pop(handle, None)
+        handle.close()
+
+    def drop_late(self) -> None:
+        """Hang up on those that have taken too long, and on the oldest of too many."""
+        with self._lock:
+            oldest = sorted(self._since, key=self._since.__getitem__)
+            limit = time.monotonic() - HANDSHAKE_SECONDS
+            late = {handle for handle in oldest if self._since[handle] < limit}
+            for handle in late.union(oldest[: max(0, len(oldest) - MOST_STRANGERS)]):
+                with contextlib.suppress(OSError):  # it may have hung up itself
+                    handle.shutdown(socket.SHUT_RDWR)  # its thread sees that
 
 
 class Reception:
-    """The head's side: lets in each node that knows the key, in a thread, until it is closed."""
+    """The head's side: lets in each node that knows the key, in a thread, until it is closed.
+
+    Nothing that a stranger does ends a thread or keeps a node out: strangers are few at a time and
+    have seconds, and only `close` ends the listening.
+    """
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.lines = Lines()
+        self._strangers = Strangers()
+        self._num_refused = 0
+        self._is_closed = False
         self._server = _listen(placement)
         self._thread = threading.Thread(target=self._accept, name="reception", daemon=True)
         self._thread.start()
@@ -101,42 +145,60 @@ class Reception:
 
     def close(self) -> None:
         """Let nobody in any more, and hang up."""
+        self._is_closed = True
+        if self._num_refused > MOST_SAID:
+            say(f"refused {self._num_refused} connections in all.")
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self.lines.close()
 
     def _accept(self) -> None:
-        while True:
+        self._server.settimeout(ACCEPT_SECONDS)
+        while not self._is_closed:
             try:
-                sock, _ = self._server.accept()
-            except OSError:  # closed
-                return
-            # A stranger that says nothing keeps nobody else from coming in.
-            threading.Thread(target=self._receive, args=(sock,), daemon=True).start()
+                sock, address = self._server.accept()
+            except OSError:  # nobody came, or no descriptor is left
+                self._strangers.drop_late()
+                time.sleep(KNOCK_SECONDS / 10)
+                continue
+            try:
+                sock.setblocking(True)
+                arguments = (sock, self._strangers.add(sock), address[0])
+                # A stranger that says nothing keeps nobody else from coming in.
+                threading.Thread(target=self._receive, args=arguments, daemon=True).start()
+            except (OSError, RuntimeError):  # no descriptor, no thread is left
+                sock.close()
 
-    def _receive(self, sock: socket.socket) -> None:
-        where = sock.getpeername()[0]
+    def _receive(self, sock: socket.socket, handle: socket.socket, where: str) -> None:
         try:
             line = open_line(sock, read_key(self.placement.key_file), is_head=True)
             hello = line.receive()
         except NotANodeError as error:
-            say(f"refused {where}: it {error}.")
+            self._say_refused(where, f"it {error}.")
             return
         except OSError:
             return
+        finally:
+            sock.close()
+            self._strangers.remove(handle)
         refusal = self._admit(line, hello)
         if refusal:
-            say(f"refused {line.address}: {refusal}")
+            self._say_refused(line.address, refusal)
             line.send({"kind": "refused", "why": refusal})
             line.connection.close()
+
+    def _say_refused(self, where: str, why: str) -> None:
+        self._num_refused += 1
+        if self._num_refused <= MOST_SAID:
+            say(f"refused {where}: {why}")
 
     def _admit(self, line: Line, hello: Message) -> str:
         rank, num_nodes = hello.get("node_rank"), hello.get("num_nodes")
         ours = self.placement.num_nodes
         if num_nodes != ours:
             return f"it was started for {num_nodes} nodes, and this launch has {ours}."
-        if not isinstance(rank, int) or not 0 < rank < ours:
+        if type(rank) is not int or not 0 < rank < ours:
             return f"its node rank {rank} is not one of 1 to {ours - 1}."
         line.node_rank, line.host = rank, str(hello.get("host"))
         if not self.lines.add(line):

@@ -17,7 +17,7 @@ from rich.text import Text
 from launcher.cluster.nodes.facts import RUN_FOLDER, Inquiry
 from launcher.cluster.outcome import Category, Cause
 from launcher.errors import EXIT_BAD_INPUT, EXIT_FAILED
-from launcher.files import replace_text
+from launcher.files.write import replace_text
 from launcher.run_dir import LogDir
 
 PREFLIGHT_SECONDS = 30.0

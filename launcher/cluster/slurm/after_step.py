@@ -19,7 +19,7 @@ from launcher.cluster.slurm.requeue import (
     exit_code_of,
     stuck_attempts,
 )
-from launcher.files import read_object
+from launcher.files.read import read_object
 from launcher.run_dir import JobDir, LogDir
 
 

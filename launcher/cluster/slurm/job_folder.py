@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -13,33 +12,20 @@ from typing import Any
 from launcher.cluster.restarts import newest_step
 from launcher.cluster.slurm.chain import Chain
 from launcher.cluster.slurm.script import JobPlan
-from launcher.files import replace_text
+from launcher.files.write import make_folder, replace_text, write_private
 from launcher.recipe.named_files import keep_copies
 from launcher.recipe.resolve import ResolvedRun
-from launcher.run_dir import JobDir, RunDir
+from launcher.run_dir import JobDir
 
 KEY_BYTES = 32
 
 
-def next_job(run_dir: RunDir) -> JobDir:
-    """Return the folder that the next job of a run gets; nothing is made yet."""
-    numbers = [int(job.root.name) for job in run_dir.job_dirs if job.root.name.isdigit()]
-    return run_dir.job(1 + max(numbers, default=0))
-
-
 def make_job_folder(job: JobDir, resolved: ResolvedRun) -> None:
     """Make a job folder with what the job runs and what its nodes know each other by."""
-    job.root.mkdir(mode=0o700, parents=True)
+    make_folder(job.root)
     replace_text(job.recipe, resolved.to_yaml())
     keep_copies(resolved.files, job.root)
     write_private(job.meeting_key, secrets.token_hex(KEY_BYTES))
-
-
-def write_private(path: os.PathLike[str], text: str) -> None:
-    """Write a new file that only its owner can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def write_record(

@@ -24,11 +24,12 @@ from launcher.cluster.nodes.placement import Placement, port_for, require_head
 from launcher.cluster.slurm.commands import ask_or_empty
 from launcher.cluster.slurm.host_list import hostnames
 from launcher.errors import InputError, LauncherError, Problem
-from launcher.files import read_object
+from launcher.files.read import read_record
 from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder
 from launcher.run_dir import JobDir
+from launcher.streams import outlive_readers
 
 NEEDED = ("SLURM_JOB_ID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
 
@@ -39,7 +40,7 @@ def main() -> int:
     job_dir = JobDir(job_folder)
     placement = placement_from(os.environ, job_folder)
     require_head(placement.head, placement.name_of(0))
-    job = read_object(job_dir.record) or {}
+    job = read_record(job_dir.record)
     try:
         resolved = _resolve(job_folder, job, placement)
         require_this_node(resolved, visible_gpus())
@@ -121,6 +122,7 @@ def consent_of(options: list[str]) -> Consent:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     try:
         code = main()
     except LauncherError as error:

@@ -11,7 +11,6 @@ from launcher.cluster.node.agent import grace_seconds
 from launcher.cluster.outcome import say
 from launcher.cluster.slurm.chain import Chain, plan_chain
 from launcher.cluster.slurm.commands import SlurmError, has_slurm
-from launcher.cluster.slurm.job_folder import next_job
 from launcher.cluster.slurm.limits import Associations, associations, features, partitions
 from launcher.cluster.slurm.options import Cluster, Wanted, check_settings
 from launcher.cluster.slurm.quoting import has_line_break
@@ -97,7 +96,7 @@ def plan_submission(
     plan = JobPlan(
         name=_name(request, runs),
         wanted=wanted,
-        jobs=tuple(next_job(_absolute(run)) for run in runs),
+        jobs=tuple(_absolute(run).next_job() for run in runs),
         time=chain.limit,
         lead_seconds=lead,
         after=tuple(request.after),

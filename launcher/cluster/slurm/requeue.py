@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from launcher.cluster.restarts import STUCK_ATTEMPTS, newest_step
 from launcher.errors import EXIT_STOPPED
-from launcher.files import read_object
+from launcher.files.lines import read_lines
+from launcher.files.read import Record, read_record
 from launcher.run_dir import JobDir, LogDir
 
 BY_A_PERSON = ("launcher stop", "Ctrl-C", "SIGINT")
@@ -32,9 +30,9 @@ class Ended:
     is_finished: bool = False
     stop_asked: bool = False
     """Somebody has asked the run to stop, `launcher stop`."""
-    stopped: Mapping[str, Any] | None = None
+    stopped: Record | None = None
     """Step and reason of a clean stop."""
-    cause: Mapping[str, Any] | None = None
+    cause: Record | None = None
     stuck: int = 0
     """Attempts in a row, this one included, that brought no new checkpoint."""
 
@@ -71,7 +69,7 @@ def decide(ended: Ended) -> Decision:
 
 
 def _stopped(ended: Ended) -> Decision:
-    reason = str((ended.stopped or {}).get("reason") or "no reason given")
+    reason = (ended.stopped or Record()).text("reason") or "no reason given"
     if any(word in reason for word in BY_A_PERSON):
         return Decision(False, f"stopped by {reason}")
     return Decision(True, f"stopped in time ({reason})")
@@ -81,19 +79,18 @@ def _failed(ended: Ended) -> Decision:
     if ended.cause is None:
         why = f"the step ended with exit code {ended.exit_code}, and no cause was written"
         return Decision(False, why)
-    category = str(ended.cause.get("category") or ended.cause.get("kind") or "unknown")
+    category = ended.cause.text("category") or ended.cause.text("kind") or "unknown"
     if category not in MAY_PASS or not ended.cause.get("can_restart", True):
         return Decision(False, f"{category}: another attempt would meet it again")
-    nodes = tuple(str(node) for node in ended.cause.get("nodes") or ())
-    return Decision(True, category, nodes)
+    return Decision(True, category, ended.cause.texts("nodes"))
 
 
 def attempt_of(launches: Sequence[LogDir], job_id: str, restart_count: int) -> LogDir | None:
     """Return the newest launch that this start of this job has made; None if it made none."""
     for logs in reversed(launches):
-        record = read_object(logs.attempt) or {}
-        if str(record.get("job_id")) == job_id:
-            return logs if int(record.get("restart_count") or 0) == restart_count else None
+        record = read_record(logs.attempt)
+        if record.text("job_id") == job_id:
+            return logs if (record.integer("restart_count") or 0) == restart_count else None
     return None
 
 
@@ -105,33 +102,17 @@ def exit_code_of(logs: LogDir | None, srun_code: int) -> int:
     """
     if logs is None:
         return srun_code
-    code = (read_object(logs.attempt) or {}).get("exit_code")
-    if isinstance(code, int):
+    code = read_record(logs.attempt).integer("exit_code")
+    if code is not None:
         return code
     return EXIT_STOPPED if srun_code and logs.stopped.exists() else srun_code
 
 
-def records_of(path: Path) -> list[dict[str, Any]]:
-    """Return the records of `ended.jsonl`; a torn line is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        found += [record] if isinstance(record, dict) else []
-    return found
-
-
 def stuck_attempts(job: JobDir) -> int:
     """Return how many attempts in a row, with the one that has just ended, saved nothing new."""
-    submitted = read_object(job.record) or {}
-    steps = [int(submitted.get("checkpoint") or 0)]
-    steps += [int(record.get("checkpoint") or 0) for record in records_of(job.ended)]
+    submitted = read_record(job.record)
+    ends = read_lines(job.ended).records
+    steps = [record.integer("checkpoint") or 0 for record in (submitted, *ends)]
     now, stuck = newest_step(job.run_dir), 0
     for step in reversed(steps):
         if step < now:

@@ -16,8 +16,9 @@ from pathlib import Path
 from launcher.cluster.outcome import say
 from launcher.cluster.slurm.after_step import after_step
 from launcher.cluster.slurm.requeue import attempt_of
-from launcher.files import read_object
+from launcher.files.read import read_record
 from launcher.run_dir import JobDir
+from launcher.streams import outlive_readers
 
 POLL_SECONDS = 1.0
 SRUN_SECONDS = 10.0
@@ -64,7 +65,7 @@ class Step:
     def _has_ended(self) -> bool:
         """Return whether the newest attempt of this start has said how it ended."""
         logs = attempt_of(self._job.run_dir.launches, self._job_id, self._restart_count)
-        return logs is not None and (read_object(logs.attempt) or {}).get("exit_code") is not None
+        return logs is not None and read_record(logs.attempt).get("exit_code") is not None
 
 
 def main() -> int:
@@ -84,4 +85,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

@@ -13,18 +13,14 @@ from pathlib import Path
 from launcher.cluster.node.agent import environment_for
 from launcher.cluster.outcome import print_prepared, print_summary, print_warnings, say
 from launcher.cluster.slurm.commands import SlurmError, ask, has_slurm, of_a_job
-from launcher.cluster.slurm.job_folder import (
-    make_job_folder,
-    remove_job_folders,
-    write_private,
-    write_record,
-)
+from launcher.cluster.slurm.job_folder import make_job_folder, remove_job_folders, write_record
 from launcher.cluster.slurm.plan import Request, Submission, plan_submission
 from launcher.cluster.slurm.queue import find_jobs
 from launcher.cluster.slurm.script import JobPlan
 from launcher.cluster.slurm.words import what, words_of
 from launcher.errors import InputError, Problem
-from launcher.files import read_object
+from launcher.files.read import read_record
+from launcher.files.write import write_private
 from launcher.lock import hold, holder_of
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.prepared import prepared_before
@@ -88,7 +84,7 @@ def _require_free(submission: Submission) -> None:
         holder = holder_of(run_dir.lock)
         if holder is not None:
             problems.append(Problem(str(run_dir.root), "", f"is held by {holder}."))
-        records = [read_object(one.record) or {} for one in run_dir.job_dirs]
+        records = [read_record(one.record) for one in run_dir.job_dirs]
         numbers = [str(record["job_id"]) for record in records if record.get("job_id")]
         for number, queued in find_jobs(numbers).items():
             if not queued.is_over:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from launcher.cluster.slurm.plan import Submission
-from launcher.files import read_object
+from launcher.files.read import read_record
 from launcher.run_dir import RunDir
 
 
@@ -27,7 +27,7 @@ def what(submission: Submission) -> str:
 def words_of(submission: Submission, job_id: str) -> str:
     """Return what to say of a job that was submitted, with the commands that follow it."""
     plan = submission.plan
-    record = read_object(plan.jobs[0].record) or {}
+    record = read_record(plan.jobs[0].record)
     first = plan.jobs[0]
     of_task = "jobs/NNN/slurm-JOB.log in each run folder"
     log = first.log(job_id) if len(plan.jobs) == 1 else of_task

@@ -14,6 +14,7 @@ from launcher.cluster.node.supervise import Ending
 from launcher.cluster.node.watchdog import Hang, LateRank
 from launcher.cluster.outcome import clean_stop, find_cause, print_stop, print_summary
 from launcher.errors import InputError, NonFiniteError, Problem, Stopped, TrainingError
+from launcher.files.read import Record
 from launcher.process import Process
 from launcher.run_dir import LogDir, RunDir
 from launcher.train.failure import describe_failure, write_failure, write_stopped
@@ -64,7 +65,7 @@ def fail(logs: LogDir, rank: int, error: Exception, time: float) -> None:
 
 
 def dead(rank: int, pid: int) -> Rank:
-    return Rank(rank, Process(pid, 1), 0.0, {**PLACE, "pid": pid})
+    return Rank(rank, Process(pid, 1), 0.0, Record({**PLACE, "pid": pid}))
 
 
 def test_the_first_failure_is_the_cause(logs: LogDir) -> None:
@@ -231,11 +232,11 @@ def test_a_stop_before_the_first_step(
 
 def test_all_ranks_said_they_were_done_and_the_disk_was_full(logs: LogDir) -> None:
     """stopped.json could not be written; the heartbeats, in their old place, could."""
-    ranks = [Rank(n, Process(n + 1, 1), 0.0, {"phase": "done", "step": 8}) for n in range(2)]
+    ranks = [Rank(n, Process(n + 1, 1), 0.0, Record(phase="done", step=8)) for n in range(2)]
     stopped = clean_stop(Ending(code=1, ranks=ranks), logs)
     assert stopped is not None
     assert stopped["step"] == 8
-    ranks[1].beat = {"phase": "save", "step": 8}
+    ranks[1].beat = Record(phase="save", step=8)
     assert clean_stop(Ending(code=1, ranks=ranks), logs) is None
 
 

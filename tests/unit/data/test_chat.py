@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from launcher.data import bounded
 from launcher.data.chat import ChatEncoder, mask_of_spans
 from launcher.data.rows import Encoded, RowError
 from tests.support.tiny_tokenizers import (
@@ -153,6 +154,25 @@ def test_a_template_that_raises_is_quoted() -> None:
     error = encode(byte_tokenizer(BRACKETS), CHAT)
     assert isinstance(error, RowError)
     assert "only user and assistant" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+        ("{{ 'a' * 10 ** 11 }}", "MemoryError"),
+        ("{{ messages[0].content.nothing.more }}", "has no attribute"),
+    ],
+)
+def test_whatever_a_template_does_is_the_rows_error(
+    template: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded, "SECONDS", 0.5)
+    error = encode(byte_tokenizer(template), CHAT)
+    assert isinstance(error, RowError)
+    assert reason in str(error)
 
 
 def test_good_and_bad_chats_of_a_batch_keep_their_order() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from launcher.data import digests, store
-from launcher.data.cache import CacheWriter, TokenCache, content_digest
+from launcher.data.cache import FILES, CacheWriter, TokenCache, content_digest, tokens_digest
 from launcher.data.digests import file_digest
 from launcher.data.rows import Encoded
+from launcher.errors import InputError
 
 
 def build(cache_dir: Path, key: str, content: str) -> store.Stored:
@@ -122,3 +126,48 @@ def test_a_digest_is_remembered_only_for_a_file_at_rest(
     assert file_digest(file, cache_dir) not in (first, "remembered")
     memo.write_text("torn")
     assert len(file_digest(file, cache_dir)) == 64
+
+
+def tokens(cache_dir: Path) -> store.Stored:
+    with store.new_folder(cache_dir, "k") as folder:
+        with CacheWriter(folder / "train") as writer:
+            writer.append(Encoded([1, 2, 3], [True, True, True], 0), 0)
+        return store.commit(folder, {"digests": {"train": tokens_digest(folder / "train")}})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_altered_at_equal_size_is_known(tmp_path: Path, name: str) -> None:
+    path = tokens(tmp_path).folder / "train" / name
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    found = store.find(tmp_path, "k")
+    assert found is not None
+    assert found.altered == "train"
+
+
+def test_a_copy_is_what_was_written(tmp_path: Path) -> None:
+    """Its times and inodes are others; its bytes are the same."""
+    tokens(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    found = store.find(tmp_path / "new", "k")
+    assert found is not None
+    assert found.altered is None
+
+
+@pytest.mark.parametrize("which", ["key", "build"])
+def test_a_folder_that_others_can_change_is_refused(tmp_path: Path, which: str) -> None:
+    stored = tokens(tmp_path)
+    folder = stored.folder if which == "build" else stored.folder.parent
+    folder.chmod(0o770)
+    with pytest.raises(InputError, match=r"can be written to by others .mode 0770.*chmod -R go-w"):
+        store.find(tmp_path, "k")
+    subprocess.run(["chmod", "-R", "go-w", str(stored.folder.parent)], check=True)
+    assert store.find(tmp_path, "k") is not None
+
+
+def test_a_marker_leads_nowhere_else(tmp_path: Path) -> None:
+    stored = tokens(tmp_path)
+    marker = stored.folder.parent / store.MARKER
+    for folder in ("../../elsewhere", "/etc", "", ".", 7):
+        marker.write_text(json.dumps({"folder": folder, "sizes": {}, "meta": {}}))
+        assert store.find(tmp_path, "k") is None, folder

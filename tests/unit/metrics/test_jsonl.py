@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from launcher.metrics.jsonl import JsonlWriter, read_lines, truncate_after
+from launcher.files.lines import read_lines
+from launcher.metrics.jsonl import JsonlWriter, truncate_after
 from launcher.metrics.record import Event, encode, number
 from launcher.run_dir import RunDir
 from tests.support.records import evaluation_record, train_record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.metrics.jsonl import read_lines
+from launcher.files.lines import read_lines
 from launcher.metrics.recorder import Recorder, open_recorder
 from launcher.run_dir import RunDir
 from tests.support.records import evaluation_record, recipe, train_record

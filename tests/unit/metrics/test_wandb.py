@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import wandb
 
-from launcher.metrics.jsonl import read_lines
+from launcher.files.lines import read_lines
 from launcher.metrics.record import Event
 from launcher.metrics.recorder import open_recorder
 from launcher.metrics.wandb import WandbWriter, wandb_mode

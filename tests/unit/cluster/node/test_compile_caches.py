@@ -70,3 +70,44 @@ def test_a_network_disk_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(Path(path).is_relative_to(local) and Path(path).is_dir() for path in found.values())
     chosen = {"TMPDIR": str(local), "TRITON_CACHE_DIR": "/mine", "TORCH_EXTENSIONS_DIR": "/mine"}
     assert caches_here(chosen) == {}
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local disk that everybody may write to; the home is on a network disk."""
+    home, folder = tmp_path / "home", tmp_path / "local"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(compile_caches, "is_shared", lambda path: path.is_relative_to(home))
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@pytest.mark.parametrize("made", ["by another user", "writable", "a link", "a file"])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_folder_that_others_could_have_made_is_not_used(
+    local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, level: int
+) -> None:
+    usual = Path(caches_here({"TMPDIR": str(local)})["TORCH_EXTENSIONS_DIR"])
+    assert usual == Path(caches_here({"TMPDIR": str(local)})["TORCH_EXTENSIONS_DIR"])
+    bad = [usual.parent.parent, usual.parent, usual][level]
+    match made:
+        case "by another user":
+            if os.geteuid():
+                pytest.skip("needs root")
+            os.chown(bad, 12345, 12345)
+        case "writable":
+            bad.chmod(0o777)
+        case "a link":
+            bad.rename(tmp_path / "theirs")
+            bad.symlink_to(tmp_path / "theirs")
+        case "a file":
+            bad.rename(tmp_path / "theirs")
+            bad.write_text("")
+    found = Path(caches_here({"TMPDIR": str(local)})["TORCH_EXTENSIONS_DIR"])
+    assert found.is_dir()
+    assert found != usual
+    assert found.is_relative_to(local)
+    assert not (found.stat().st_mode | found.parent.stat().st_mode) & 0o022
+    assert f"{bad} " in capsys.readouterr().err

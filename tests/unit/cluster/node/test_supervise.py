@@ -20,7 +20,7 @@ from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.node.supervise import Alone, Ending, Supervisor
 from launcher.cluster.outcome import clean_stop, find_cause
-from launcher.files import read_object
+from launcher.files.read import read_object
 from launcher.process import Process
 from launcher.run_dir import LogDir, RunDir
 from launcher.world import LOGS_VARIABLE

@@ -7,6 +7,7 @@ import pytest
 from launcher.cluster.node.ranks import Rank
 from launcher.cluster.node.stacks import waits_for_others
 from launcher.cluster.node.watchdog import SILENT_SECONDS, Seen, choose_late, is_late
+from launcher.files.read import Record
 from launcher.process import Process
 
 NOW = 100.0
@@ -20,7 +21,7 @@ BUSY = """Thread 0x00007f (most recent call first):
 
 def rank(number: int, step: int, *, silent: float = 0.5, idle: float = 50.0) -> Rank:
     """Return a rank whose last heartbeat was seen `silent` seconds ago, at a place then `idle`."""
-    beat = {"step": step, "micro_step": 0, "written": idle, "progressed": silent, "phase": "train"}
+    beat = Record(step=step, micro_step=0, written=idle, progressed=silent, phase="train")
     return Rank(number, Process(number + 1, 1), 0.0, beat, beat_seen=NOW - silent)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +19,8 @@ import pytest
 from launcher.cluster.nodes import lines as lines_module
 from launcher.cluster.nodes.lines import Lines, Lost, NotANodeError, open_line
 from launcher.cluster.nodes.meeting import (
+    MOST_SAID,
+    MOST_STRANGERS,
     MeetingError,
     Reception,
     StopAsked,
@@ -165,6 +172,64 @@ def test_strangers_keep_nobody_out(reception: Reception, placement: Placement) -
     assert time.monotonic() - started < 1
     for found in (silent, chatty, member):
         found.close()
+
+
+FLOOD = """
+import socket, struct, sys
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+for each in held[::3]:  # a reset in place of a goodbye
+    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    each.close()
+print("here", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def flood(port: int, number: int) -> Iterator[None]:
+    """Another process connects that often, says nothing, and stays."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FLOOD, str(port), str(number)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"
+    yield
+    process.kill()
+    process.communicate()
+
+
+def test_a_flood_of_strangers_keeps_nobody_out(
+    reception: Reception, placement: Placement, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with flood(reception.port, 600):
+        member = join(placement, 20, never)
+        assert reception.missing == (2,)
+        assert threading.active_count() < MOST_STRANGERS + 50
+    member.close()
+    reception.close()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) <= MOST_SAID + 1, said
+
+
+def test_a_head_without_descriptors_goes_on_once_it_has_some(
+    reception: Reception, placement: Placement
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = len(list(Path("/proc/self/fd").iterdir()))
+    with flood(reception.port, 1):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 12, hard))
+        try:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                while True:
+                    address = ("127.0.0.1", reception.port)
+                    stack.enter_context(socket.create_connection(address, 1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    member = join(placement, 20, never)
+    assert reception.missing == (2,)
+    member.close()
 
 
 def test_what_was_overheard_can_not_be_used_again(placement: Placement) -> None:

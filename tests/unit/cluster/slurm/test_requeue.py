@@ -15,25 +15,25 @@ from launcher.cluster.slurm.requeue import (
     attempt_of,
     decide,
     exit_code_of,
-    records_of,
     stuck_attempts,
 )
+from launcher.files.read import Record
 from launcher.run_dir import LogDir, RunDir
 
-STOPPED = Ended(75, "RUNNING", stopped={"step": 4, "reason": "SIGTERM or SIGUSR1"})
-FAILED = Ended(1, "RUNNING", cause={"category": "node", "nodes": ["n3"], "message": "lost"})
+STOPPED = Ended(75, "RUNNING", stopped=Record({"step": 4, "reason": "SIGTERM or SIGUSR1"}))
+FAILED = Ended(1, "RUNNING", cause=Record({"category": "node", "nodes": ["n3"], "message": "lost"}))
 
 
 def test_a_stop_by_the_cluster_goes_on() -> None:
     assert decide(STOPPED) == Decision(True, "stopped in time (SIGTERM or SIGUSR1)")
-    limit = replace(STOPPED, stopped={"step": 4, "reason": "time limit"})
+    limit = replace(STOPPED, stopped=Record({"step": 4, "reason": "time limit"}))
     assert decide(limit).requeue
     assert decide(replace(STOPPED, stopped=None)).requeue
 
 
 @pytest.mark.parametrize("reason", ["launcher stop", "Ctrl-C", "SIGINT"])
 def test_a_stop_by_a_person_does_not(reason: str) -> None:
-    assert not decide(replace(STOPPED, stopped={"step": 4, "reason": reason})).requeue
+    assert not decide(replace(STOPPED, stopped=Record({"step": 4, "reason": reason}))).requeue
     assert not decide(replace(STOPPED, stop_asked=True)).requeue
 
 
@@ -43,7 +43,7 @@ def test_a_bad_node_is_avoided() -> None:
 
 @pytest.mark.parametrize("category", ["killed", "late node", "lost peer", "port"])
 def test_what_may_pass_is_tried_again(category: str) -> None:
-    assert decide(replace(FAILED, cause={"category": category})).requeue
+    assert decide(replace(FAILED, cause=Record({"category": category}))).requeue
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,13 @@ def test_what_may_pass_is_tried_again(category: str) -> None:
     ["code", "input", "non-finite", "data row", "out of memory", "collective timeout", None],
 )
 def test_what_would_come_again_is_not(category: str | None) -> None:
-    assert not decide(replace(FAILED, cause={"category": category})).requeue
+    assert not decide(replace(FAILED, cause=Record({"category": category}))).requeue
 
 
 def test_a_cause_that_says_so_is_not_tried_again() -> None:
-    assert not decide(replace(FAILED, cause={"category": "node", "can_restart": False})).requeue
+    assert not decide(
+        replace(FAILED, cause=Record({"category": "node", "can_restart": False}))
+    ).requeue
     assert not decide(replace(FAILED, cause=None)).requeue
 
 
@@ -130,10 +132,3 @@ def test_the_launch_knows_its_exit_code_better_than_srun(tmp_path: Path) -> None
     assert exit_code_of(stopped, 0) == 0
     silent = logs_of(tmp_path / "003", attempt={})
     assert exit_code_of(silent, 137) == 137
-
-
-def test_a_torn_record_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "ended.jsonl"
-    assert records_of(path) == []
-    path.write_text('{"checkpoint": 1}\n[1]\n{"check')
-    assert records_of(path) == [{"checkpoint": 1}]
