@@ -68,7 +68,7 @@ MUTATIONS = (
         "train/saver.py",
         "                files = self._await_records(write)\n",
         "                files = self._await_records(write); self._tidy(write)\n",
-        "tests/ranks/test_resume.py",
+        "tests/ranks/test_intervals.py",
     ),
     Mutation(
         "digest check",
@@ -89,7 +89,7 @@ MUTATIONS = (
         "train/step.py",
         "    num_targets = int(train.num_targets[window.sample_ids].sum())\n",
         "    num_targets = len(window.sample_ids)\n",
-        "tests/ranks/test_parity.py",
+        "tests/ranks/test_geometry.py",
     ),
     Mutation(
         "mask",

@@ -31,7 +31,8 @@ def bounded() -> Iterator[None]:
             yield
             return
         before = signal.signal(signal.SIGALRM, _raise)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        # Again and again: what is raised within a destructor is swallowed.
+        signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
         try:
             yield
         finally:

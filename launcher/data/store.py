@@ -79,12 +79,8 @@ def _require_own(*folders: Path) -> None:
     for folder in folders:
         reason = why_not_own(folder)
         if reason is not None:
-            message = f"{reason}, who could change what is trained on."
-            cure = (
-                f"chmod -R go-w {folders[0]}"
-                if "mode" in reason
-                else "Choose another data.cache_dir."
-            )
+            message = f"{reason}: others could change what is trained on."
+            cure = f"Choose another data.cache_dir, or: chmod -R go-w {folders[0]}"
             raise InputError(Problem(str(folder), "data.cache_dir", message, cure))
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from launcher.files.read import OddFileError, Record, opened, parse_json
+from launcher.files.read import Record, opened, parse_json
 
 LONGEST_BYTES = 1 << 20
 """Of a record: 1 MiB."""
-MOST_BYTES = 1 << 30
-"""Of a file: 1 GiB, of which a million steps take half."""
+MOST_BYTES = 1 << 34
+"""Of a file: 16 GiB, which is 40 million steps."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Lines:
     """Numbers (from 1) of lines that aren't a record: torn by a kill, or somebody else's."""
     is_clean: bool
     """True if the file can be appended to as it is."""
+    unreadable: str = ""
+    """Why nothing of it was read, where something lies there."""
 
 
 def read_lines(path: Path) -> Lines:
-    """Return the records of a file; of one that isn't there, or is no file, there are none."""
+    """Return the records of a file; of one that isn't there, or can't be read, there are none."""
     records, bad, ends_well = [], [], True
     try:
         with opened(path, MOST_BYTES) as file:
@@ -40,9 +42,10 @@ def read_lines(path: Path) -> Lines:
                     bad.append(number)
     except FileNotFoundError:
         return Lines([], (), is_clean=True)
-    except OddFileError:
-        return Lines([], (), is_clean=False)
-    return Lines(records, tuple(bad), is_clean=not bad and ends_well)
+    except OSError as error:
+        return Lines([], (), is_clean=False, unreadable=error.strerror or str(error))
+    # A file is not appended to by way of a link.
+    return Lines(records, tuple(bad), is_clean=not bad and ends_well and not path.is_symlink())
 
 
 def parse_record(line: str | bytes) -> Record | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from launcher.errors import TrainingError
-from launcher.files.lines import read_lines
+from launcher.files.lines import Lines, read_lines
 from launcher.files.read import Record
-from launcher.files.write import open_append, replace_durably
+from launcher.files.write import open_append, rename, replace_durably
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, encode
 from launcher.run_dir import RunDir
 
@@ -22,9 +23,10 @@ from launcher.run_dir import RunDir
 class Resumed:
     """What was found in `metrics.jsonl` when a run went on."""
 
+    notes: tuple[str, ...]
+    """What was dropped or put aside, in a sentence each."""
     cut_records: int
     """Records of steps after the checkpoint: they are about to be trained again."""
-    bad_lines: tuple[int, ...]
     kept: list[Record]
     """The history that stays."""
 
@@ -37,14 +39,20 @@ def truncate_after(path: Path, step: int) -> Resumed:
     found = read_lines(path)
     kept = [record for record in found.records if -1 < _step(record) <= step]
     cut = len(found.records) - len(kept)
-    if cut or not found.is_clean:
-        rewrite(path, kept)
-    return Resumed(cut, found.bad_lines, kept)
+    return Resumed(_make_clean(path, found, kept), cut, kept)
 
 
-def rewrite(path: Path, records: list[Record]) -> None:
-    """Replace a file of records durably."""
-    replace_durably(path, "".join(encode(record) + "\n" for record in records).encode())
+def _make_clean(path: Path, found: Lines, kept: list[Record]) -> tuple[str, ...]:
+    """See to it that the file holds the records that are kept and no more; return what to say."""
+    if found.unreadable:
+        aside = path.with_name(f"{path.name}.{time.time_ns()}")
+        rename(path, aside)  # whatever it is, it may be somebody's
+        return (f"{path.name} {found.unreadable}: put aside as {aside.name}",)
+    if len(kept) < len(found.records) or not found.is_clean:
+        text = "".join(encode(record) + "\n" for record in kept)
+        replace_durably(path, text.encode())
+    lines = ", ".join(map(str, found.bad_lines))
+    return (f"{path.name}: dropped torn line {lines}",) if lines else ()
 
 
 class JsonlWriter:
@@ -57,11 +65,9 @@ class JsonlWriter:
     def __init__(self, run_dir: RunDir, *, resume_step: int) -> None:
         run_dir.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         resumed = truncate_after(run_dir.metrics, resume_step)
-        self.bad_metric_lines = resumed.bad_lines
         events = read_lines(run_dir.events)
-        if not events.is_clean:
-            rewrite(run_dir.events, events.records)
-        self.bad_event_lines = events.bad_lines
+        self.notes = resumed.notes + _make_clean(run_dir.events, events, events.records)
+        """What was dropped or put aside of earlier records."""
         self._last_step = {
             "train/loss": _last_step(resumed.kept, is_train=True),
             "validation": _last_step(resumed.kept, is_train=False),

@@ -110,13 +110,8 @@ def open_recorder(
     file = lenient(terminal or sys.stdout, say_console_is_gone)
     screen = Console(file=file, highlight=False)
     recorder.add(ConsoleWriter(recipe.run.name, total_steps=total_steps, console=screen))
-    for name, bad_lines in (
-        (run_dir.metrics.name, jsonl.bad_metric_lines),
-        (run_dir.events.name, jsonl.bad_event_lines),
-    ):
-        if bad_lines:
-            lines = ", ".join(map(str, bad_lines))
-            recorder.event("warning", message=f"{name}: dropped torn line {lines}")
+    for note in jsonl.notes:
+        recorder.event("warning", message=note)
     if recipe.logging.wandb is not None and recipe.logging.wandb.mode != "disabled":
         recorder.add(
             WandbWriter(

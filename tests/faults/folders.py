@@ -78,6 +78,31 @@ def with_notes(old: Path) -> None:
     (old / "notes.txt").write_text("mine")
 
 
+def not_flushed(bench: Bench, setting: Setting, folder: Path) -> str:
+    """The manifest has its name, and the disk refuses to flush the folder's entry."""
+    recipe = bench.recipe(folder, setting)
+    run_dir = run_folder(recipe)
+    committed = run_dir.checkpoint(OLD) / "manifest.json"
+
+    def sabotage(rank: int) -> None:
+        def refuse(operation: str, path: Path, _num_bytes: int) -> None:
+            if (operation, path) == ("fsync", committed.parent) and committed.exists():
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        if rank == 0:
+            observed.observers.append(refuse)
+
+    done = attempt(recipe, folder, sabotage)
+    assert done.statuses == [0, 0], done.text
+    saved = [event["step"] for event in events(run_dir, "checkpoint")]
+    assert saved == list(range(INTERVAL, NUM_STEPS + 1, INTERVAL))
+    told = [event["message"] for event in events(run_dir, "warning")]
+    assert any("is saved, but a crash may lose it" in message for message in told), told
+    assert not events(run_dir, "save_failed")
+    assert_same_run(run_dir, bench.uninterrupted(setting))
+    return "saved, with a warning that a crash may lose it, bitwise the same"
+
+
 def linked_while_training(bench: Bench, setting: Setting, folder: Path) -> str:
     """A checkpoint is moved to an archive and linked back; then it is one too many."""
     recipe = bench.recipe(folder, setting)
@@ -146,6 +171,7 @@ TRIALS = [
             "immutable": cannot_be_removed(immutable),
             "busy": cannot_be_removed(busy),
             "with notes": cannot_be_removed(with_notes),
+            "not flushed": not_flushed,
         },
     ),
     *trials_on(

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM
 
+from launcher.recipe.resolve import resolve
 from launcher.train import engine_state
+from launcher.train.prepare import open_prepared
 from launcher.train.step_observer import StepObserver
 from tests.support.training import (
     RankReport,
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from launcher.train.session import Session
     from launcher.train.step import StepResult
 
+IGNORED = -100  # label that has no loss, to transformers
 GEOMETRIES = {"1x8": (1, 8), "2x4": (2, 4), "2x2x2": (2, 2)}
 NUM_ROWS = 21  # two full windows of 8 and a short one of 5, which no geometry divides
 
@@ -99,12 +104,35 @@ def test_geometry_leaves_no_trace(
     }
     reference = runs["1x8"]
     assert len(reference.losses) == 5
+    loss, norm = _by_transformers(tmp_path / "1x8", reference.reports[0].sample_ids[0])
+    assert (reference.losses[1], reference.norms[1]) == pytest.approx((loss, norm), rel=1e-5)
     for run in runs.values():
         for report in run.reports:
             assert report.sample_ids == reference.reports[0].sample_ids
         assert run.losses == pytest.approx(reference.losses, rel=1e-5)
         assert run.norms == pytest.approx(reference.norms, rel=1e-5)
         _assert_same_gradients(run.gradients, reference.gradients)
+
+
+def _by_transformers(folder: Path, sample_ids: list[int]) -> tuple[float, float]:
+    """Return loss and gradient norm of these rows in one batch: the mean over all their targets."""
+    resolved = resolve(folder / "recipe.yaml")
+    rows = [open_prepared(resolved.recipe_of_data).train[number] for number in sample_ids]
+    tokens = [torch.tensor(row.input_ids, dtype=torch.long) for row in rows]
+    targets = [
+        torch.where(torch.tensor(row.loss_mask), own, IGNORED)
+        for row, own in zip(rows, tokens, strict=True)
+    ]
+    batch = {
+        "input_ids": pad_sequence(tokens, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(own) for own in tokens], batch_first=True),
+        "labels": pad_sequence(targets, batch_first=True, padding_value=IGNORED),
+    }
+    model = AutoModelForCausalLM.from_pretrained(resolved.recipe.model.path, dtype=torch.float32)
+    loss = model(**batch).loss
+    loss.backward()
+    norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+    return loss.item(), torch.stack(norms).norm().item()
 
 
 def _assert_same_gradients(ours: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:

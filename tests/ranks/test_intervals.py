@@ -65,13 +65,38 @@ def kill_before_save_of(step: int) -> None:
     observed.observers.append(observe)
 
 
+def note_operations(path: Path) -> None:
+    """Let rank 0 write every operation of its saves into a file."""
+    if os.environ["RANK"] == "0":
+        file = path.open("w", buffering=1)
+        observed.observers.append(
+            lambda operation, place, _bytes: file.write(f"{operation} {place.name}\n")
+        )
+
+
+def assert_committed_first(operations: list[str], num_saves: int) -> None:
+    """A save's links and removals come after the rename of its manifest, and before the next."""
+    begins = [n for n, one in enumerate(operations) if one.startswith("mkdir step-")]
+    assert len(begins) == num_saves
+    for begin, end in zip(begins, [*begins[1:], None], strict=True):
+        save = operations[begin:end]
+        commit = save.index("rename manifest.json")
+        later = [n for n, one in enumerate(save) if one.startswith(("rename latest", "unlink"))]
+        assert later
+        assert commit < min(later), save
+        assert save.index("rename rank-00000.json") < commit
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.checkpoint}-{plan.evaluate}")
 def test_killed_between_saves_and_evaluations(
     plan: Plan, tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
 ) -> None:
     whole = recipe_of(tmp_path / "whole", tiny_bert_dir, small_topics, plan)
     torn = recipe_of(tmp_path / "torn", tiny_bert_dir, small_topics, plan)
-    train(whole, tmp_path / "whole", 2)
+    noted = tmp_path / "operations"
+    train(whole, tmp_path / "whole", 2, sabotage=partial(note_operations, noted))
+    saves = events(run_folder(whole), "checkpoint")
+    assert_committed_first(noted.read_text().splitlines(), len(saves))
     for step in plan.killed:
         train(torn, tmp_path / "torn", 2, kill_after=step)
     with pytest.raises(RanksFailed, match="rank 0: exit status -9"):

@@ -28,6 +28,7 @@ from launcher.world import DEADLINE_VARIABLE, LOGS_VARIABLE
 
 BIN = Path(sys.executable).parent
 LEAST_GRACE_SECONDS = 120
+MOST_STOP_SECONDS = 86_400.0
 RANK_MODULE = "launcher.train"
 """What each rank runs; benchmarks put ranks there that only meet."""
 FORWARDED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -103,7 +104,9 @@ def start_tied(
 def grace_seconds(run_dir: RunDir) -> int:
     """Return how long a stop may take: what a step and a save took lately, thrice, and a margin."""
     timings = read_record(run_dir.timings)
-    needed = float(timings.get("step_seconds", 0.0)) + float(timings.get("save_seconds", 0.0))
+    needed = sum(timings.number(name) or 0.0 for name in ("step_seconds", "save_seconds"))
+    if not 0.0 <= needed < MOST_STOP_SECONDS:
+        needed = 0.0  # not what a launch has measured
     return max(LEAST_GRACE_SECONDS, math.ceil(3 * needed + 30))
 
 

@@ -159,7 +159,7 @@ def test_a_folder_that_others_can_change_is_refused(tmp_path: Path, which: str) 
     stored = tokens(tmp_path)
     folder = stored.folder if which == "build" else stored.folder.parent
     folder.chmod(0o770)
-    with pytest.raises(InputError, match=r"can be written to by others .mode 0770.*chmod -R go-w"):
+    with pytest.raises(InputError, match=r"written to by others .mode 0770.*chmod -R go-w"):
         store.find(tmp_path, "k")
     subprocess.run(["chmod", "-R", "go-w", str(stored.folder.parent)], check=True)
     assert store.find(tmp_path, "k") is not None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher.files.lines import read_lines
+from launcher.files.lines import MOST_BYTES, read_lines
 from launcher.metrics.jsonl import JsonlWriter, truncate_after
 from launcher.metrics.record import Event, encode, number
 from launcher.run_dir import RunDir
@@ -134,7 +135,7 @@ def test_a_torn_last_line_is_dropped_and_reported(run_dir: RunDir, cut_bytes: in
     run_dir.metrics.write_bytes(whole[:-cut_bytes])
     writer = JsonlWriter(run_dir, resume_step=3)
     # Cutting the newline alone leaves a whole record, which is newer than the checkpoint.
-    assert writer.bad_metric_lines == (() if cut_bytes == 1 else (4,))
+    assert writer.notes == (() if cut_bytes == 1 else ("metrics.jsonl: dropped torn line 4",))
     writer.train(train_record(4))
     writer.close()
     assert run_dir.metrics.read_bytes() == whole
@@ -144,11 +145,52 @@ def test_a_torn_last_event_does_not_swallow_the_next(run_dir: RunDir) -> None:
     run_dir.root.mkdir()
     run_dir.events.write_text('{"kind": "start", "step": 0}\n{"kind": "chec')
     writer = JsonlWriter(run_dir, resume_step=0)
-    assert writer.bad_event_lines == (2,)
+    assert writer.notes == ("events.jsonl: dropped torn line 2",)
     writer.event(Event("resume", "t", 0))
     writer.close()
     kinds = [record["kind"] for record in read_lines(run_dir.events).records]
     assert kinds == ["start", "resume"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "huge"])
+@pytest.mark.parametrize("name", ["metrics", "events"])
+def test_what_cannot_be_read_is_put_aside_whole(run_dir: RunDir, name: str, kind: str) -> None:
+    run_dir.root.mkdir()
+    path: Path = getattr(run_dir, name)
+    if kind == "folder":
+        path.mkdir()
+        (path / "mine").write_text("of somebody else")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, MOST_BYTES + 1)  # a hole, which takes no room
+    before = path.stat()
+    writer = JsonlWriter(run_dir, resume_step=0)
+    writer.train(train_record(1))
+    writer.event(Event("start", "t", 0))
+    writer.close()
+    (note,) = writer.notes
+    assert note.startswith(f"{path.name} ")
+    aside = run_dir.root / note.rpartition(" ")[2]
+    assert (aside.stat().st_ino, aside.stat().st_size) == (before.st_ino, before.st_size)
+    assert steps(run_dir) == [1]
+    assert len(read_lines(run_dir.events).records) == 1
+
+
+@pytest.mark.parametrize("name", ["metrics", "events"])
+def test_nothing_is_written_by_way_of_a_link(run_dir: RunDir, tmp_path: Path, name: str) -> None:
+    run_dir.root.mkdir()
+    target = tmp_path / "elsewhere.jsonl"
+    target.write_text('{"kind": "start", "step": 0, "train/loss": 1.0}\n')
+    before = target.read_bytes()
+    getattr(run_dir, name).symlink_to(target)
+    writer = JsonlWriter(run_dir, resume_step=0)
+    writer.train(train_record(1))
+    writer.event(Event("start", "t", 0))
+    writer.close()
+    assert target.read_bytes() == before
+    assert not getattr(run_dir, name).is_symlink()
 
 
 def test_a_kill_before_the_rename_leaves_the_old_file(
@@ -179,4 +221,4 @@ def test_nothing_to_cut_leaves_the_file_untouched(run_dir: RunDir) -> None:
 
 def test_an_absent_file_has_no_records(tmp_path: Path) -> None:
     found = truncate_after(tmp_path / "none.jsonl", 5)
-    assert (found.kept, found.cut_records, found.bad_lines) == ([], 0, ())
+    assert (found.kept, found.cut_records, found.notes) == ([], 0, ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,15 @@ from launcher.run_dir import RunDir
         ({}, 120),
         ({"step_seconds": 2.0, "save_seconds": 10.0}, 120),
         ({"step_seconds": 40.5, "save_seconds": 200.0, "evaluate_batch_seconds": 9.0}, 752),
+        # Written by somebody else.
+        ({"step_seconds": "soon", "save_seconds": [1]}, 120),
+        ({"step_seconds": 1e300, "save_seconds": 10.0}, 120),
+        ({"step_seconds": "NaN", "save_seconds": 10.0}, 120),
+        ({"step_seconds": -500.0, "save_seconds": 10.0}, 120),
+        ([1, 2], 120),
     ],
 )
-def test_grace_is_learned_from_step_and_save(
-    tmp_path: Path, timings: dict[str, float] | None, expected: int
-) -> None:
+def test_grace_is_learned_from_step_and_save(tmp_path: Path, timings: Any, expected: int) -> None:
     run_dir = RunDir(tmp_path)
     if timings is not None:
         run_dir.timings.write_text(json.dumps(timings))
