@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launcher import __version__
-from launcher.errors import LauncherError
+from launcher.errors import InputError, LauncherError, Problem, system_errors
 from launcher.escape import for_terminal
 
 app = typer.Typer(
@@ -306,10 +307,22 @@ def report(run_folder: RunFolder) -> None:
     typer.echo(build_report(RunDir(run_folder)))
 
 
+def _require_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            # What is no UTF-8 comes as halves of pairs (PEP 383), which no file of ours can hold.
+            message = f"{argument!r} is not UTF-8."
+            raise InputError(Problem("the command line", "", message)) from error
+
+
 def main() -> None:
     """Run the command; a mistake of the user ends with its message and exit code, no traceback."""
     try:
-        app()
+        _require_text(sys.argv[1:])
+        with system_errors():
+            app()
     except LauncherError as error:
         print(for_terminal(str(error)), file=sys.stderr)
         sys.exit(error.exit_code)

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 
 from launcher.errors import InputError
+from launcher.files.read import real
+from launcher.files.remove import remove_file
 from launcher.lock import UNKNOWN, FolderLock, Holder, hold, holder_of
 
 LOCK, RECORD = "lock", "builder.json"
@@ -24,13 +26,16 @@ NETWORK = (
     "fuse.sshfs", "fuse.gluster", "orangefs", "pvfs",
 )  # fmt: skip
 """First letters of the types of file systems that several nodes share."""
-OLD_SECONDS = 10.0
-"""A lock without a record that is younger may be about to be opened by whoever made it."""
+OLD_SECONDS = 900.0
+"""A lock without a record is taken to be dead once nothing has changed beside it for so long.
+
+Who made it may be in another container, where nobody sees its processes.
+"""
 
 
 def is_shared(path: Path) -> bool:
     """Return whether a path, or where it would be made, is on a network file system."""
-    target = path.resolve()
+    target = real(path)
     kinds = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     for folder in (target, *target.parents):
         if folder in kinds:
@@ -40,7 +45,7 @@ def is_shared(path: Path) -> bool:
 
 def is_held_here(lock: Path) -> bool:
     """Tell whether this process has made the lock: it then has the file open."""
-    path = str(lock.resolve())
+    path = str(real(lock))
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
             if str(descriptor.readlink()) == path:
@@ -51,22 +56,23 @@ def is_held_here(lock: Path) -> bool:
 def sign(lock: Path, command: str) -> FolderLock | None:
     """Put this process on record as the lock's holder until it is released, or ends.
 
-    None while another process looks at the record (try again), or where it is another user's.
+    None while another process looks at the record (try again), or where it can't be written:
+    another user's, a disk that is full or read-only.
     """
     try:
         return hold(lock.with_name(RECORD), command)
-    except (InputError, PermissionError):
+    except (InputError, OSError):
         return None
 
 
 def builder_of(lock: Path) -> Holder | None:
     """Return the living process on record; None where none is.
 
-    A record of another user can't be read: its holder is taken to live.
+    Of a record that can't be read, as another user's, the holder is taken to live.
     """
     try:
         return holder_of(lock.with_name(RECORD))
-    except PermissionError:
+    except OSError:
         return UNKNOWN
 
 
@@ -78,9 +84,9 @@ def remove_if_dead(lock: Path) -> bool:
     """
     try:
         seen = lock.stat()
-    except FileNotFoundError:
-        return False
-    if not _is_dead(lock, seen):
+        if not _is_dead(lock, seen):
+            return False
+    except OSError:
         return False
     removal = sign(lock, "launcher, removing a dead lock")
     if removal is None:
@@ -91,10 +97,10 @@ def remove_if_dead(lock: Path) -> bool:
             # Removed and made anew meanwhile, a lock may have the same inode, and even the same
             # time on a coarse clock; but then its maker has it open.
             same = os.path.samestat(seen, now) and seen.st_ctime_ns == now.st_ctime_ns
-            if not same or str(lock.resolve()) in set(_open_files()):
+            if not same or str(real(lock)) in set(_open_files()):
                 return False
-            lock.unlink()
-        except (FileNotFoundError, PermissionError):
+            remove_file(lock, within=lock.parent)
+        except OSError:  # gone, another user's, a read-only disk
             return False
     return True
 
@@ -114,13 +120,15 @@ def _is_dead(lock: Path, seen: os.stat_result) -> bool:
         signed = False
     if signed:
         return True
-    is_old = time.time() - seen.st_mtime > OLD_SECONDS
-    return is_old and not is_shared(lock.parent) and str(lock.resolve()) not in set(_open_files())
+    if seen.st_uid != os.geteuid() or is_shared(lock.parent):
+        return False  # nobody here can see whether its maker lives
+    changed = max(path.lstat().st_mtime for path in (lock, *lock.parent.iterdir()))
+    return time.time() - changed > OLD_SECONDS and str(real(lock)) not in set(_open_files())
 
 
 def _compiles_in(folder: Path) -> bool:
     """Tell whether ninja works in a folder on this host: it outlives a killed rank."""
-    path = str(folder.resolve())
+    path = str(real(folder))
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
             if process.name() == "ninja" and process.cwd() == path:

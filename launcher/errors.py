@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 EXIT_FAILED = 1
@@ -70,3 +72,23 @@ class Stopped(LauncherError):
         self.reason = reason
         when = f"at step {step}" if step else "before the first step"
         super().__init__(f"stopped {when} ({reason}); the same command resumes it.")
+
+
+NOT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE}
+"""A system's errors that no other path would have spared."""
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Turn what the system refuses into an error that is told without a traceback.
+
+    A path that is too long, not permitted or read-only is the user's to mend: exit code 2.
+    """
+    try:
+        yield
+    except OSError as error:
+        path, reason = str(error.filename or "a file"), error.strerror or str(error)
+        if error.errno in NOT_OF_THE_USER:
+            raise LauncherError(f"{path}: {reason}.") from error
+        cure = "Correct the path, or its permissions."
+        raise InputError(Problem(path, "", f"{reason}.", cure)) from error

@@ -8,11 +8,11 @@ file's time stamp, and the file names its process.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +21,8 @@ from pathlib import Path
 
 from launcher.errors import InputError, Problem
 from launcher.files.read import OddFileError, parse_json
+from launcher.files.remove import remove_file
+from launcher.files.write import ensure_folder, open_descriptor
 from launcher.process import Process
 
 RENEWAL_SECONDS = 10.0
@@ -71,7 +73,7 @@ class FolderLock:
         _held.remove(self)
         self._released.set()
         self._renewal.join()
-        self._path.unlink(missing_ok=True)
+        remove_file(self._path, within=self._path.parent)
         os.close(self._descriptor)
 
     def __enter__(self) -> FolderLock:
@@ -96,11 +98,11 @@ def hold(path: Path, command: str) -> FolderLock:
     Raises:
         InputError: another process holds it; names host, process and since when.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_folder(path.parent)
     patience = LOOKS
     while True:
         try:
-            descriptor = _open(path, os.O_CREAT)
+            descriptor = open_descriptor(path, os.O_RDWR | os.O_CREAT)
         except OddFileError as error:
             problem = Problem(str(path), "", f"{error.strerror}.", "Remove it.")
             raise InputError(problem) from None
@@ -131,21 +133,13 @@ def holder_of(path: Path) -> Holder | None:
     Nobody holds what is no file: a link, a pipe.
     """
     try:
-        descriptor = _open(path)
+        descriptor = open_descriptor(path, os.O_RDWR)
     except (FileNotFoundError, OddFileError):
         return None
     try:
         return _holder_in_the_way(path, descriptor)
     finally:
         os.close(descriptor)
-
-
-def _open(path: Path, flags: int = 0) -> int:
-    """Open a lock file, and nothing else: raises OddFileError."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OddFileError(errno.EINVAL, "is no file, and so no lock", str(path))
-    flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    return os.open(path, flags, 0o600)
 
 
 UNKNOWN = Holder("an unknown host", 0, 0, "an unknown time", "launcher run")
@@ -168,12 +162,8 @@ def _holder_in_the_way(path: Path, descriptor: int) -> Holder | None:
 
 def _age_seconds(path: Path, descriptor: int) -> float:
     """Return how long ago the file was renewed, by the clock of the file system itself."""
-    probe = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime - os.fstat(descriptor).st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent) as probe:
+        return os.fstat(probe.fileno()).st_mtime - os.fstat(descriptor).st_mtime
 
 
 def _is_same_file(path: Path, descriptor: int) -> bool:

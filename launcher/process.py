@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from launcher.files.read import read_bytes, read_text
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOPPED = ("T", "t")
 """States of a process that a signal or a debugger holds."""
@@ -58,7 +60,7 @@ class Process:
     def variable(self, name: str) -> str | None:
         """Return a variable of the environment that it was started with; None without it."""
         try:
-            block = Path(f"/proc/{self.pid}/environ").read_bytes()
+            block = read_bytes(Path(f"/proc/{self.pid}/environ"))
         except OSError:
             return None
         prefix = f"{name}=".encode()
@@ -124,7 +126,7 @@ def hear(number: signal.Signals, action: Callable[[], None]) -> Callable[[], Non
 def _stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat from the third (state) on; None without the process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = read_text(Path(f"/proc/{pid}/stat"), errors="replace")
     except OSError:
         return None
     return text[text.rindex(")") + 2 :].split()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from launcher.files.read import real
+from launcher.files.remove import remove_file
 
 DEEPSPEED, CHAT_TEMPLATE = "deepspeed", "model.chat_template"
 """Recipe keys that name a small file."""
@@ -237,6 +241,16 @@ class RunDir:
         return self.root / "stop.json"
 
     @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether somebody has asked a launch of this run to stop."""
+        return self.stop_request.is_file()
+
+    def take_back_stop(self) -> None:
+        """Forget that a stop was asked for; a folder of that name asks for nothing."""
+        with contextlib.suppress(IsADirectoryError):
+            remove_file(self.stop_request, within=self.root)
+
+    @property
     def lock(self) -> Path:
         """JSON of the process that holds this folder; only one launch may write to it."""
         return self.root / "lock.json"
@@ -290,10 +304,8 @@ class RunDir:
 
     def keeps(self, recipe: Path) -> bool:
         """Tell whether a recipe is one that was resolved into this folder, for it or for a job."""
-        path = recipe.resolve()
-        return path == self.resolved.resolve() or path in (
-            job.recipe.resolve() for job in self.job_dirs
-        )
+        path = real(recipe)
+        return path == real(self.resolved) or path in (real(job.recipe) for job in self.job_dirs)
 
     def next_logs(self) -> LogDir:
         """Return where the logs of the next launch go; nothing is made yet."""
@@ -303,6 +315,13 @@ class RunDir:
     def launches(self) -> list[LogDir]:
         """The logs of all launches so far, oldest first."""
         return [LogDir(path) for path in _folders(self.root / "logs", digits=3)]
+
+
+def is_kept_recipe(recipe: Path) -> bool:
+    """Tell whether a recipe is one that some run or job keeps, with copies of what it names."""
+    path = real(recipe)
+    kept = (RunDir(path.parent).resolved, JobDir(path.parent).recipe)
+    return path in kept and path.with_name(COPIES[DEEPSPEED]).is_file()
 
 
 def step_of(checkpoint: Path) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.files.read import read_text
 from launcher.run_dir import LogDir
 
 LOGS_VARIABLE = "LAUNCHER_LOG_DIR"
@@ -84,4 +85,4 @@ def has_wandb_key(environ: Mapping[str, str] = os.environ) -> bool:
     if environ.get("WANDB_API_KEY"):
         return True
     netrc = Path(environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+    return netrc.is_file() and "api.wandb.ai" in read_text(netrc, errors="replace")

@@ -92,6 +92,17 @@ def _operators_before_ranks(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("deepspeed_ops")
 
 
+@pytest.fixture(autouse=True)
+def _launches_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not _starts_processes(request.node):
+        yield
+        return
+    from tests.support.launches import ended
+
+    with ended():
+        yield
+
+
 @pytest.fixture(scope="session")
 def minilm_dir() -> Path:
     """MiniLM-L6, a real 22M parameter BERT encoder without a classification head."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from launcher.checkpoint.consolidate import LazyTensor
+from launcher.files.read import read_json
 from launcher.recipe.schema import Recipe
 
 
@@ -24,7 +24,7 @@ def base_files(recipe: Recipe) -> dict[str, Path]:
     index = _find(recipe, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
         return {}
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    weight_map: dict[str, str] = read_json(index)["weight_map"]
     return {name: index.parent / file for name, file in weight_map.items()}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from transformers.dynamic_module_utils import custom_object_save, get_class_from
 from transformers.integrations import deepspeed
 
 from launcher.errors import TrainingError
+from launcher.files.read import read_json, read_text
+from launcher.files.write import filled_aside, replace_text
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.run_dir import RunDir
 
@@ -66,18 +67,26 @@ def save_description(
 
     Needs no tensor, so it works on a partitioned model without any other rank.
     """
-    folder = run_dir.model
-    folder.mkdir(parents=True, exist_ok=True)
+    with filled_aside(run_dir.model) as folder:
+        _write_description(folder, recipe, model, tokenizer)
+
+
+def _write_description(
+    folder: Path,
+    recipe: Recipe,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     adapted: Any = model if isinstance(recipe.method, LoraMethod) else None
     base: Any = model if adapted is None else adapted.get_base_model()
     config = copy.deepcopy(base.config)
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
         settings = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
-        (folder / QUANTIZATION).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        replace_text(folder / QUANTIZATION, json.dumps(settings, indent=2))
         del config.quantization_config
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    (folder / TRAINED).write_text(json.dumps(trained, indent=0), encoding="utf-8")
+    replace_text(folder / TRAINED, json.dumps(trained, indent=0))
     config.architectures = [type(base).__name__]
     config.dtype = recipe.model.dtype
     config.use_cache = True  # switched off for training only
@@ -113,14 +122,14 @@ def read_description(run_dir: RunDir, *, trust_remote_code: bool = False) -> Des
         assert isinstance(adapter, LoraConfig)
     quantization = None
     if (folder / QUANTIZATION).is_file():
-        quantization = json.loads((folder / QUANTIZATION).read_text(encoding="utf-8"))
+        quantization = read_json(folder / QUANTIZATION)
     return Description(
         model_class=_model_class(config, folder, trust_remote_code),
         config=config,
         tokenizer=AutoTokenizer.from_pretrained(folder, **options),
         adapter=adapter,
         quantization=quantization,
-        trained=tuple(json.loads((folder / TRAINED).read_text(encoding="utf-8"))),
+        trained=tuple(read_json(folder / TRAINED)),
     )
 
 
@@ -139,7 +148,7 @@ def save_companions(description: Description, run_dir: RunDir, folder: Path) -> 
     description.tokenizer.save_pretrained(folder)
     source = run_dir.model
     for code in source.glob("*.py"):
-        shutil.copyfile(code, folder / code.name)
+        replace_text(folder / code.name, read_text(code), mode=0o666)
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
 

@@ -7,8 +7,10 @@ transformers or peft, compared with the live model's answers and only then moved
 from __future__ import annotations
 
 import argparse
-import shutil
+import contextlib
 import sys
+import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from launcher.checkpoint.consolidate import trained_tensors
@@ -26,11 +28,18 @@ from launcher.checkpoint.model_card import Card, metrics_at, write_card
 from launcher.checkpoint.probe import read_probe
 from launcher.checkpoint.store import best_verified, newest_verified
 from launcher.checkpoint.verify import only_trained
-from launcher.errors import InputError, LauncherError, Problem
+from launcher.errors import InputError, LauncherError, Problem, system_errors
+from launcher.escape import for_terminal
+from launcher.files.read import real
+from launcher.files.remove import remove, remove_empty, remove_file
+from launcher.files.write import make_folder, rename
 from launcher.recipe.load import load_recipe
 from launcher.recipe.remote_code import check_remote_code
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
+
+WEIGHTS = ("model.safetensors*", "model-*-of-*.safetensors", "adapter_*", "*config.json")
+"""What exports of different kinds write; the rest is the same for all of a run."""
 
 
 def export(
@@ -46,8 +55,8 @@ def export(
     _refuse_foreign(run_dir, out)
     manifest = read_manifest(checkpoint)
     folder = out.with_name(f".{out.name}.unverified")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    remove(folder, within=out.parent)  # of an export that was killed
+    make_folder(folder, mode=0o777)  # for others to read, as far as the umask allows
     try:
         with plain_transformers(), SavedTensors(checkpoint, manifest) as saved:
             trusted = recipe.model.trust_remote_code
@@ -70,7 +79,8 @@ def export(
                 report = export_adapter(work, out)
             _write_companions(work, report)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what went wrong is worth more
+            remove(folder, within=out.parent)
         raise
     _move_into_place(folder, out)
     return report
@@ -80,7 +90,7 @@ def _write_companions(work: Work, report: ExportReport) -> None:
     save_companions(work.description, work.run_dir, work.folder)
     if report.kind == "adapter":
         # The config of the adapter names the base; a config.json would hide it from peft.
-        (work.folder / "generation_config.json").unlink(missing_ok=True)
+        remove_file(work.folder / "generation_config.json", within=work.folder)
     checked = (
         f"Read back with plain {'peft' if report.kind == 'adapter' else 'transformers'} before it "
         f"was called done: all {report.num_tensors} tensors are there, and logits differ from "
@@ -98,19 +108,34 @@ def _write_companions(work: Work, report: ExportReport) -> None:
 
 
 def _refuse_foreign(run_dir: RunDir, out: Path) -> None:
-    if out.is_file() or (
-        out.exists() and any(out.iterdir()) and out.resolve() != run_dir.export.resolve()
-    ):
+    """Raise InputError where what would be replaced is no export of the run."""
+    if out.is_symlink():
+        message = f"is a link to {out.readlink()}, and an export replaces a folder."
+        raise InputError(Problem(str(out), "--out", message, "Name the folder itself."))
+    is_ours = real(out) == real(run_dir.export)
+    if out.exists() and not (out.is_dir() and (is_ours or not any(out.iterdir()))):
         raise InputError(Problem(str(out), "--out", "is not an empty folder.", "Name a new one."))
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    """Put an export in the place of an earlier one; what no export has written stays beside it."""
+    if not out.exists():
+        rename(folder, out)
+        return
+    old = out.with_name(f"{out.name}-replaced-{time.time_ns()}")
+    rename(out, old)
+    try:
+        rename(folder, out)
+    except BaseException:
+        rename(old, out)
+        raise
+    for path in sorted(old.iterdir()):
+        if (out / path.name).exists() or any(fnmatchcase(path.name, name) for name in WEIGHTS):
+            remove(path, within=old)
+    if any(old.iterdir()):
+        print(f"{old}: files that no export has written, kept.")  # noqa: T201 - this is a command
+    else:
+        remove_empty(old, within=out.parent)
 
 
 def _require_trust(run_dir: RunDir, recipe: Recipe, *, allowed: bool) -> None:
@@ -135,22 +160,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trust-remote-code", action="store_true")
     arguments = parser.parse_args()
-    run_dir = RunDir(arguments.run_dir)
     try:
-        if not run_dir.resolved.is_file():
-            raise InputError(
-                Problem(str(run_dir.resolved), "", "missing: this is not a run folder.")
-            )
-        recipe = load_recipe(run_dir.resolved).recipe
-        _require_trust(run_dir, recipe, allowed=arguments.trust_remote_code)
-        best = (arguments.weights or recipe.export.weights) == "best"
-        checkpoint = (best_verified(run_dir) if best else None) or newest_verified(run_dir)
-        out = arguments.out or run_dir.export
-        merge = arguments.merge or recipe.export.merge
-        report = export(run_dir, recipe, checkpoint, merge=merge, out=out)
+        with system_errors():
+            return _run(arguments)
     except LauncherError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - this is a command
+        print(for_terminal(str(error)), file=sys.stderr)  # noqa: T201 - this is a command
         return error.exit_code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    run_dir = RunDir(arguments.run_dir)
+    if not run_dir.resolved.is_file():
+        raise InputError(Problem(str(run_dir.resolved), "", "missing: this is not a run folder."))
+    recipe = load_recipe(run_dir.resolved).recipe
+    _require_trust(run_dir, recipe, allowed=arguments.trust_remote_code)
+    best = (arguments.weights or recipe.export.weights) == "best"
+    checkpoint = (best_verified(run_dir) if best else None) or newest_verified(run_dir)
+    out = arguments.out or run_dir.export
+    merge = arguments.merge or recipe.export.merge
+    report = export(run_dir, recipe, checkpoint, merge=merge, out=out)
     print(  # noqa: T201 - this is a command
         f"{out}: {report.kind}, {report.num_tensors} tensors, {report.num_bytes / 1e6:.1f} MB, "
         f"step {report.step}; logits differ by {report.max_logit_difference:.2g} from the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from launcher.checkpoint.verify import (
     require_change,
     require_same_answers,
 )
+from launcher.files.remove import remove
+from launcher.files.write import make_folder
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
 
@@ -118,14 +119,14 @@ def export_merged(work: Work, out: Path) -> ExportReport:
     from launcher.checkpoint import adapters
 
     adapter_folder = work.folder / "adapter"
-    adapter_folder.mkdir()
+    make_folder(adapter_folder)
     adapters.write_adapter(adapter_folder, work.description, work.trained, work.dtype)
     require_change(adapter_moved(adapter_folder / adapters.ADAPTER_FILE), work.step)
     base = reload.load_base(work.recipe, work.description, quantized=False)
     adapted = reload.load_adapter(base, adapter_folder)
     unmerged = answer(adapted, work.probe)
     merged = adapters.merge_adapter(adapted)
-    shutil.rmtree(adapter_folder)
+    remove(adapter_folder, within=work.folder)
     shapes, state = _untied_shapes(skeleton(work.description)), merged.state_dict()
     tensors = {name: held(state[name]) for name in shapes if name in state}
     check_sources(tensors, shapes)

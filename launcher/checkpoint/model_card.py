@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from launcher.checkpoint.describe import Description
 from launcher.escape import as_code_span, for_markdown, quoted
 from launcher.files.lines import read_lines
+from launcher.files.read import real
 from launcher.files.write import replace_text
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.run_dir import RunDir
@@ -81,7 +82,7 @@ def metrics_at(run_dir: RunDir, step: int) -> dict[str, float]:
 def base_name(recipe: Recipe) -> str:
     """Return the hub name of the base model, or the name of its folder without the path to it."""
     path = Path(recipe.model.path).expanduser()
-    return path.resolve().name if path.is_dir() else recipe.model.path
+    return real(path).name if path.is_dir() else recipe.model.path
 
 
 def data_name(path: str) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from launcher.checkpoint.consolidate import LazyTensor
 from launcher.checkpoint.tensor_file import Entry, write_tensors
+from launcher.files.write import replace_text
 
 MAX_SHARD_BYTES = 5_000_000_000
 SINGLE_FILE = "model.safetensors"
@@ -35,7 +36,7 @@ def write_model(
     total = sum(_num_bytes(tensor, dtype) for tensor in tensors.values())
     if weight_map:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        replace_text(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n", mode=0o666)
     return total
 
 

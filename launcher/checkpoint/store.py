@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher.checkpoint.manifest import is_ours, why_unusable
 from launcher.errors import NoCheckpointError
 from launcher.files.remove import remove, remove_empty, require_within
-from launcher.files.write import link, make_folder, rename
+from launcher.files.write import ensure_folder, link, make_folder, rename
 from launcher.run_dir import MANIFEST, RunDir, step_of
 
 
@@ -154,6 +154,6 @@ def clear_away(run_dir: RunDir, folder: Path) -> Path | None:
         return None
     require_within(folder, run_dir.root)
     aside = run_dir.checkpoints / "quarantine" / f"{folder.name}-{time.time_ns()}"
-    aside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_folder(aside.parent)
     rename(folder, aside)
     return aside

@@ -182,7 +182,7 @@ def carry(launch: Launch, crew: Crew, attempt: Attempt | None = None) -> int:
         exit_code = attempt.fail(result.cause)
         attempt = None
         asked = result.asked or launch.signals.asked is not None
-        if asked or run_dir.stop_request.exists():
+        if asked or run_dir.is_asked_to_stop:
             say(result.cause.text)
             return exit_code
         if result.cause.category == "port" and port_retries < PORT_RETRIES:

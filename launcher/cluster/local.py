@@ -90,7 +90,7 @@ def run_local(
         return 0
     deadline = monotonic_deadline(resolved.recipe.run.max_hours)
     with hold(run_dir.lock, "launcher run"), StopSignals() as signals:
-        run_dir.stop_request.unlink(missing_ok=True)
+        run_dir.take_back_stop()
         print_warnings(resolved)
         write_settings(resolved, run_dir)
         write_accelerate_config(resolved, run_dir, num_nodes=1)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from launcher.files.read import read_text
+
 SECONDS = 10.0
 """A row takes milliseconds."""
 BYTES = 1 << 30
@@ -43,7 +45,7 @@ def bounded() -> Iterator[None]:
 @contextlib.contextmanager
 def _memory(num_bytes: int) -> Iterator[None]:
     before, most = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(read_text(Path("/proc/self/statm")).split()[0])
     limit = pages * resource.getpagesize() + num_bytes
     if before != resource.RLIM_INFINITY:
         limit = min(limit, before)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from launcher.data.rows import Encoded
 from launcher.files.read import sha256_of
-from launcher.files.write import make_folder
+from launcher.files.write import create_binary, make_folder
 
 FILES = ("input_ids.bin", "loss_mask.bin", "offsets.npy", "label.npy", "num_targets.npy")
 
@@ -78,8 +78,8 @@ class CacheWriter:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self.folder = folder
-        self._ids = (folder / "input_ids.bin").open("wb")
-        self._masks = (folder / "loss_mask.bin").open("wb")
+        self._ids = create_binary(folder / "input_ids.bin")
+        self._masks = create_binary(folder / "loss_mask.bin")
         self._offsets = array("q", [0])
         self._labels = array("q")
         self._num_targets = array("q")

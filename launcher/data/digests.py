@@ -7,8 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from launcher.files.read import read_object
-from launcher.files.write import replace_durably
+from launcher.files.read import read_object, real, sha256_of
+from launcher.files.write import ensure_folder, replace_durably
 
 RACY_NANOSECONDS = 2_000_000_000
 """A file that changed this shortly before it was read may change again within one tick of its clock
@@ -17,17 +17,16 @@ RACY_NANOSECONDS = 2_000_000_000
 
 def file_digest(path: Path, cache_dir: Path) -> str:
     """Return the digest of a file's bytes; equal size, times and inode stand for equal bytes."""
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    place = hashlib.sha256(str(real(path)).encode()).hexdigest()[:32]
     memo = cache_dir / "digests" / f"{place}.json"
     state = _state(path)
     known = read_object(memo)
     if known is not None and known.get("state") == state:
         return str(known["sha256"])
     read_at = time.time_ns()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if _state(path) == state and max(state[1], state[2]) + RACY_NANOSECONDS < read_at:
-        memo.parent.mkdir(parents=True, exist_ok=True)
+        ensure_folder(memo.parent)
         replace_durably(memo, json.dumps({"state": state, "sha256": digest}).encode())
     return digest
 

@@ -25,7 +25,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     if "labels" in report["train"]:
         console.print(_labels(report["train"]["labels"]), soft_wrap=True)
-    for note in report["notes"]:
+    for note in (*report["notes"], *([report["replaced"]] if "replaced" in report else [])):
         console.print(Text(for_terminal(f"note: {note}")), soft_wrap=True)
     for warning in report["warnings"]:
         console.print(Text(for_terminal(f"warning: {warning}"), style="yellow"), soft_wrap=True)

@@ -17,7 +17,7 @@ from launcher.errors import InputError, Problem
 from launcher.files.private import why_not_own
 from launcher.files.read import read_object
 from launcher.files.remove import remove
-from launcher.files.write import flush, make_folder, write_json
+from launcher.files.write import ensure_folder, flush, make_folder, write_json
 
 FORMAT_VERSION = 2
 """Raised whenever the same input would give other files: old folders are then left alone."""
@@ -88,7 +88,7 @@ def _require_own(*folders: Path) -> None:
 def new_folder(cache_dir: Path, key: str) -> Iterator[Path]:
     """Give a folder of this process alone to build in; it is removed when building fails."""
     folder = cache_dir / key / f"build-{os.getpid()}-{uuid4().hex[:8]}"
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_folder(folder.parent)
     make_folder(folder)
     try:
         yield folder

@@ -9,11 +9,13 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 from launcher.data.rows import BrokenPart, Row
 from launcher.errors import Problem
+from launcher.files.read import opened, why_unreadable
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -173,10 +175,10 @@ def _decoded(place: str, number: int, raw: bytes, offset: int) -> Line | Problem
 def _wrong_type(path: Path) -> Problem | None:
     """Tell what a file is that isn't what its name says."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(32)
     except OSError as error:
-        return BrokenPart(str(path), "", f"can't be read: {error.strerror}.")
+        return BrokenPart(str(path), "", f"{why_unreadable(error)}.")
     found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "text")
     zipped = path.suffix.lower() == ".gz"
     if zipped and found != "gzip":
@@ -186,7 +188,11 @@ def _wrong_type(path: Path) -> Problem | None:
     return None
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    with opened(path) as file:
+        if path.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.open(file, "rb") as text:
+            yield cast("IO[bytes]", text)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_text, sha256_of, why_unreadable
 from launcher.recipe.schema import ModelSection
 
 
@@ -63,14 +64,14 @@ def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
 def _read_template(file: str) -> str:
     key = "model.chat_template"
     try:
-        template = Path(file).expanduser().read_text(encoding="utf-8")
+        template = read_text(Path(file).expanduser())
         # compile it now: else a slip in it is reported once per row
         render_jinja_template(conversations=[], chat_template=template)
     except jinja2.TemplateSyntaxError as error:
         message = f"not a Jinja template: {error.message}."
         raise InputError(Problem(f"{file}:{error.lineno}", key, message)) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(Problem(file, key, f"can't be read: {error}.")) from error
+        raise InputError(Problem(file, key, f"{why_unreadable(error)}.")) from error
     return template
 
 
@@ -98,5 +99,5 @@ def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
         for file in sorted(Path(folder).rglob("*")):
             if file.is_file():
                 digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
+                digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()

@@ -35,6 +35,18 @@ class OddFileError(OSError):
     """What lies there is no regular file of a reasonable size; `strerror` says what it is."""
 
 
+def why_unreadable(error: OSError | ValueError) -> str:
+    """Return what to say after the name of a file that `read_text` or `read_json` refused."""
+    if isinstance(error, OddFileError):
+        return str(error.strerror)
+    if isinstance(error, UnicodeDecodeError):
+        byte = f"byte {error.start + 1} is {error.object[error.start]:#04x}"
+        return f"is not UTF-8: {byte}"
+    if isinstance(error, OSError):
+        return f"can't be read: {error.strerror}"
+    return f"is not JSON: {error}"
+
+
 @contextmanager
 def opened(path: Path, most_bytes: int | None = None) -> Iterator[BufferedReader]:
     """Open a regular file to read.
@@ -71,7 +83,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is none, is nested too deeply, or has a number of too many digits.
     """
     try:
-        value = json.loads(text, parse_int=_integer)
+        value = json.loads(text, parse_int=parse_integer)
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} deep") from None
     if _depth_exceeds(value, DEEPEST):
@@ -150,6 +162,11 @@ def read_record(path: Path) -> Record:
     return read_object(path) or Record()
 
 
+def real(path: Path) -> Path:
+    """Return an absolute path with all links followed; a loop of links stays as it is."""
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError there
+
+
 def modified(path: Path) -> float | None:
     """Return when a file was written last, in seconds since the epoch; None if it is gone."""
     try:
@@ -177,9 +194,10 @@ def _too_large(path: Path, num_bytes: int, most_bytes: int) -> OddFileError:
     return OddFileError(errno.EFBIG, text, str(path))
 
 
-def _integer(digits: str) -> int:
+def parse_integer(digits: str) -> int:
+    """Return a whole number; raise ValueError where it has too many digits."""
     if len(digits) > LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(digits)} digits")
+        raise ValueError(f"a number of {len(digits)} digits; at most {LONGEST_NUMBER} are read")
     return int(digits)
 
 

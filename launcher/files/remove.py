@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.files.observed import announce
+from launcher.files.read import real
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -31,6 +32,17 @@ def remove(path: Path, within: Path) -> None:
     with _folder(path.parent) as parent:
         if parent is not None:
             _remove(parent, path, os.fstat(parent).st_dev)
+
+
+def remove_file(path: Path, within: Path) -> None:
+    """Remove a file or a link, as `remove` does, and never a folder.
+
+    Raises:
+        OSError: it stays; IsADirectoryError where it is a folder.
+    """
+    require_within(path, within)
+    announce("unlink", path)
+    path.unlink(missing_ok=True)
 
 
 def remove_empty(folder: Path, within: Path) -> None:
@@ -53,7 +65,7 @@ def remove_empty(folder: Path, within: Path) -> None:
 
 def require_within(path: Path, folder: Path) -> None:
     """Raise OSError unless `path`, links above it followed, lies beneath `folder`."""
-    if path.name == ".." or not path.parent.resolve().is_relative_to(folder.resolve()):
+    if path.name == ".." or not real(path.parent).is_relative_to(real(folder)):
         raise OSError(errno.EXDEV, f"lies outside {folder}", str(path))
 
 

@@ -9,13 +9,15 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from launcher.files.observed import announce
+from launcher.files.read import OddFileError
+from launcher.files.remove import remove
 
 BLOCK_BYTES = 16 * 1024 * 1024
 """Largest single write: how much a throttled or interrupted write loses at most."""
@@ -135,10 +137,35 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, mode: int = 0o700) -> None:
     """Make a folder that must not exist yet, its owner's alone, with its parents."""
     announce("mkdir", folder)
-    folder.mkdir(mode=0o700, parents=True)
+    folder.mkdir(mode=mode, parents=True)
+
+
+def ensure_folder(folder: Path) -> None:
+    """Make a folder, its owner's alone, where there is none yet, with its parents."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def filled_aside(folder: Path) -> Iterator[Path]:
+    """Yield a fresh folder to fill; its files then take their places in `folder`, one by one.
+
+    For libraries that write by name: into `folder` itself they would follow links that lie there.
+    Files of other names stay.
+    """
+    if folder.is_symlink():
+        remove(folder, within=folder.parent)
+    ensure_folder(folder)
+    with _fresh_name(folder) as fresh:
+        make_folder(fresh)
+        try:
+            yield fresh
+            for path in sorted(fresh.iterdir()):
+                path.replace(folder / path.name)
+        finally:
+            remove(fresh, within=folder.parent)
 
 
 def link(name: Path, folder: Path) -> None:
@@ -154,18 +181,50 @@ def write_private(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def open_append(path: Path) -> TextIO:
-    """Open a file to append lines to, made where it isn't there; never by way of a link.
+def open_descriptor(path: Path, flags: int) -> int:
+    """Open a file that may be there already, and is made private where it isn't; never by a link.
 
     Raises:
-        OSError: it can't be, or is no regular file.
+        OddFileError: it is a link, or no regular file.
+        OSError: it can't be opened.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # opening some does something
+        raise OddFileError(errno.EINVAL, "is no regular file", str(path))
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no file", str(path))
-    return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - a descriptor
+        raise OddFileError(errno.EINVAL, "is no regular file", str(path))
+    return descriptor
+
+
+def append_descriptor(path: Path) -> int:
+    """Open a file to append to, as `open_descriptor` does."""
+    return open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def open_append(path: Path) -> TextIO:
+    """Open a file to append lines to, as `open_descriptor` does."""
+    return os.fdopen(append_descriptor(path), "a", encoding="utf-8")
+
+
+def open_emptied(path: Path) -> TextIO:
+    """Open a file to write anew while others read it, as `open_descriptor` does."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    return os.fdopen(open_descriptor(path, flags), "w", encoding="utf-8")
+
+
+def append_durably(path: Path, lines: Iterable[str]) -> None:
+    """Append whole lines and flush them to the disk."""
+    with open_append(path) as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def create_binary(path: Path) -> BinaryIO:
+    """Open a file that must not exist yet to write bytes to, private to its owner."""
+    return cast("BinaryIO", os.fdopen(_create(path), "wb"))
 
 
 def _create(path: Path, mode: int = 0o600) -> int:

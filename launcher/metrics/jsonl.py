@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from launcher.errors import TrainingError
 from launcher.files.lines import Lines, read_lines
 from launcher.files.read import Record
-from launcher.files.write import open_append, rename, replace_durably
+from launcher.files.write import ensure_folder, open_append, rename, replace_durably
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, encode
 from launcher.run_dir import RunDir
 
@@ -63,7 +63,7 @@ class JsonlWriter:
     """
 
     def __init__(self, run_dir: RunDir, *, resume_step: int) -> None:
-        run_dir.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_folder(run_dir.root)
         resumed = truncate_after(run_dir.metrics, resume_step)
         events = read_lines(run_dir.events)
         self.notes = resumed.notes + _make_clean(run_dir.events, events, events.records)

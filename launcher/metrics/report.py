@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from launcher.errors import InputError, Problem
 from launcher.files.read import Record
-from launcher.files.write import replace_text
+from launcher.files.write import ensure_folder, replace_text
 from launcher.metrics import report_facts as facts
 from launcher.metrics.report_attempts import attempts_section
 from launcher.metrics.report_charts import charts
@@ -35,7 +35,7 @@ def build_report(run_dir: RunDir) -> Path:
     """
     page = render(read_run(run_dir))
     try:
-        run_dir.root.mkdir(parents=True, exist_ok=True)
+        ensure_folder(run_dir.root)
         replace_text(run_dir.report, page)  # a browser that reloads never sees half a page
     except OSError as error:
         raise InputError(Problem(str(run_dir.report), "", f"{error.strerror}.")) from None

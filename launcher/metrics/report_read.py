@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from launcher.attempts import Attempt, read_attempts
 from launcher.files.lines import read_lines
-from launcher.files.read import Record, read_record, read_text
+from launcher.files.read import Record, read_record, read_text, real
 from launcher.lock import holder_of
 from launcher.run_dir import RunDir
 
@@ -84,7 +84,7 @@ def read_run(run_dir: RunDir) -> RunRecords:
     events = read_lines(run_dir.events).records
     recipe_text = _text(run_dir.resolved) or _text(run_dir.recipe)
     return RunRecords(
-        name=run_dir.root.resolve().name,
+        name=real(run_dir.root).name,
         train=[record for record in metrics if "train/loss" in record],
         evaluations=[record for record in metrics if "train/loss" not in record],
         events=events,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from launcher.files.read import read_text
+
 _PROCESS_STATUS = Path("/proc/self/status")
 
 
@@ -74,7 +76,7 @@ def peak_resident_bytes() -> int:
     """Return the highest resident size of this process."""
     # Not ru_maxrss on Linux: it survives exec and so may be that of the process that started us.
     if _PROCESS_STATUS.exists():
-        for line in _PROCESS_STATUS.read_text().splitlines():
+        for line in read_text(_PROCESS_STATUS).splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher.files.read import read_bytes
+
 _BLOCK = 32 * 1024
 _HEADER = 7  # of the file, and of each fragment: checksum (4), length (2), kind (1)
+_MOST_BYTES = 1 << 32  # of a file that is read whole
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -27,7 +30,7 @@ def last_logged_step(folder: Path, run_id: str) -> int:
 def _steps(path: Path) -> Iterator[int]:
     record_type = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
     damage = importlib.import_module("google.protobuf.message").DecodeError
-    for entry in _entries(path.read_bytes()):
+    for entry in _entries(read_bytes(path, _MOST_BYTES)):
         try:
             record: Any = record_type.FromString(entry)
         except damage:  # a block that a power cut left half written

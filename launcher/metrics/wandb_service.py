@@ -8,6 +8,8 @@ import re
 import signal
 from pathlib import Path
 
+from launcher.files.read import read_text
+
 _PROCESSES = Path("/proc")  # absent on other systems than Linux, where nothing is ended
 _STAT = re.compile(r"(?P<pid>\d+) \((?P<name>.*)\) \S (?P<parent>\d+) ", re.DOTALL)  # proc(5)
 
@@ -16,7 +18,7 @@ def end_service() -> None:
     """Kill the wandb-core processes that this process started; what they wrote can be synced."""
     for path in _PROCESSES.glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            stat = _STAT.match(path.read_text())
+            stat = _STAT.match(read_text(path, errors="replace"))
             if (
                 stat is not None
                 and stat["name"].startswith("wandb-core")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from launcher.files.read import opened
 from launcher.model.folder import model_folder
 from launcher.recipe.schema import ModelSection
 
@@ -40,7 +41,7 @@ def file_fingerprint(file: Path) -> str:
     """Return size and digest of a file; above `WHOLE_BYTES` the digest is of samples."""
     size = file.stat().st_size
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         if size <= WHOLE_BYTES:
             digest.update(stream.read())
             return f"{size} bytes, sha256 {digest.hexdigest()}"

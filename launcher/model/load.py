@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from transformers.integrations import deepspeed_config
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_record
 from launcher.model.embeddings import fit_vocabulary, num_embeddings
 from launcher.model.folder import check_shapes, model_folder, read_headers
 from launcher.model.fresh import DEFAULT_STD, fill_missing
@@ -137,10 +137,7 @@ def read_config(
 
 def _unreadable(folder: Path, error: Exception) -> InputError:
     path = folder / "config.json"
-    try:
-        code = json.loads(path.read_text(encoding="utf-8")).get("auto_map")
-    except (OSError, ValueError, AttributeError):
-        code = None
+    code = read_record(path).get("auto_map")
     if code:
         return InputError(
             Problem(

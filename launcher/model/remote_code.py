@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_cached_module_file, get_class_from_dynamic_module
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_record
 from launcher.model.folder import model_folder
 from launcher.recipe.schema import ModelSection
 
@@ -49,7 +49,7 @@ def _references(folder: Path) -> Iterator[tuple[Path, str]]:
     for file in (folder / "config.json", folder / "tokenizer_config.json"):
         if not file.is_file():
             continue
-        named = json.loads(file.read_text(encoding="utf-8")).get("auto_map") or {}
+        named = read_record(file).get("auto_map") or {}
         for value in named.values() if isinstance(named, dict) else [named]:
             for reference in value if isinstance(value, list) else [value]:
                 if isinstance(reference, str):

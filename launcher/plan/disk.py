@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import real
 from launcher.plan.rows import training_rows
 from launcher.plan.shapes import Shapes, Trainable, count_trainable, read_shapes
 from launcher.recipe.check import Facts, has_validation
@@ -173,7 +174,7 @@ def disk_problem(plan: DiskPlan, place: str) -> Problem:
     """Return the problem of a run that doesn't fit: path, needed, free and cure."""
     own = f" and {readable(plan.reused_bytes)} in checkpoints of this run"
     message = (
-        f"{plan.folder.resolve()} has {readable(plan.free_bytes)} free"
+        f"{real(plan.folder)} has {readable(plan.free_bytes)} free"
         f"{own if plan.reused_bytes else ''}, and the run needs"
         f" {readable(plan.needed_bytes)}: {str(plan).rpartition(':')[0]}."
     )

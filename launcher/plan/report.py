@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import real
 from launcher.plan.disk import DiskPlan, disk_problem, existing_folder, plan_disk, readable
 from launcher.plan.rows import missing_files, training_rows
 from launcher.plan.shapes import Trainable, count_trainable, read_shapes, targets
@@ -189,8 +190,8 @@ def _disk(resolved: ResolvedRun) -> str:
     if plan is None:
         folder = existing_folder(Path(resolved.recipe.run.dir))
         free = readable(shutil.disk_usage(folder).free)
-        return f"{UNKNOWN}; {free} free in {folder.resolve()}"
-    return f"{plan} of {readable(plan.free_bytes)} free in {plan.folder.resolve()}"
+        return f"{UNKNOWN}; {free} free in {real(folder)}"
+    return f"{plan} of {readable(plan.free_bytes)} free in {real(plan.folder)}"
 
 
 def disk_of(resolved: ResolvedRun) -> DiskPlan | None:

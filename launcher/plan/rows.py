@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from launcher.files.read import opened
 from launcher.recipe.schema import DataSection, Source
 
 MAX_BYTES = 64 << 20
@@ -44,5 +45,5 @@ def missing_files(data: DataSection) -> dict[str, str]:
 
 
 def _lines(file: Path) -> int:
-    with file.open("rb") as lines:
+    with opened(file) as lines:
         return sum(1 for line in lines if not line.isspace())

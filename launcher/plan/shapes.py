@@ -1,11 +1,7 @@
-"""Counts parameters from the headers of a model's files: no torch, no weights are read.
-
-The format is 8 bytes of length and a JSON header (https://huggingface.co/docs/safetensors).
-"""
+"""Counts parameters from the headers of a model's files: no torch, no weights are read."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,13 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import InputError, Problem
 from launcher.recipe.heads import HEAD_PATTERNS
 from launcher.recipe.schema import FreezeMethod, LoraMethod, Recipe
-
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+from launcher.recipe.weight_files import read_header, weight_files
 
 Shapes = dict[str, tuple[int, ...]]
 """Parameter name -> shape; buffers are left out."""
@@ -46,43 +38,14 @@ class Trainable:
 def read_shapes(folder: Path) -> Shapes | None:
     """Return the parameters of a model folder; None where it has no safetensors.
 
-    Raises `InputError` on an index that names absent shards and on headers that can't be read.
+    Raises `InputError` as `weight_files` and `read_header` do.
     """
-    index = folder / INDEX
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            problems = [
-                Problem(str(index), "model.path", f"shard {n} is missing.") for n in missing
-            ]
-            raise InputError(problems)
-        files = [folder / name for name in names]
-    else:
-        files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
     shapes: Shapes = {}
-    for file in files:
-        for name, entry in _header(file).items():
-            if entry["dtype"][0] in "FB" and entry["dtype"] != "BOOL" and not _BUFFER.search(name):
-                shapes[name] = tuple(entry["shape"])
+    for file in weight_files(folder):
+        for name, tensor in read_header(file).items():
+            if tensor.dtype[0] in "FB" and tensor.dtype != "BOOL" and not _BUFFER.search(name):
+                shapes[name] = tensor.shape
     return shapes or None
-
-
-def _header(file: Path) -> dict[str, Any]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
-            message = f"is not a whole safetensors file ({size} bytes)."
-            raise InputError(Problem(str(file), "model.path", message, "Fetch it again."))
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            message = "has an unreadable safetensors header."
-            problem = Problem(str(file), "model.path", message, "Fetch it again.")
-            raise InputError(problem) from error
-    assert isinstance(header, dict)
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def count_trainable(recipe: Recipe, shapes: Shapes, config: Mapping[str, Any]) -> Trainable:

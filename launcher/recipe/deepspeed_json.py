@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import parse_integer
 from launcher.recipe.read_yaml import MAX_BYTES, MAX_DEPTH
 from launcher.recipe.tree import Node, duplicate_key
 from launcher.shipped import find_file, shipped_names
@@ -46,7 +47,7 @@ def parse_deepspeed(data: bytes, name: str) -> Node:
     if len(text) > MAX_BYTES:
         raise InputError(Problem(name, "", f"is larger than {MAX_BYTES} bytes."))
     try:
-        json.loads(text)
+        json.loads(text, parse_int=str)  # syntax alone; values come with their lines below
     except json.JSONDecodeError as error:
         raise InputError(_syntax_problem(error, name)) from error
     except RecursionError as error:
@@ -82,7 +83,7 @@ class _Reader:
         self.text = text
         self.name = name
         self.position = 0
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(parse_int=parse_integer)
 
     def place(self) -> str:
         return f"{self.name}:{self.text.count(chr(10), 0, self.position) + 1}"
@@ -102,7 +103,10 @@ class _Reader:
             return Node(self.object(depth), place)
         if first == "[":
             return Node(self.array(depth), place)
-        scalar, self.position = self.decoder.raw_decode(self.text, self.position)
+        try:
+            scalar, self.position = self.decoder.raw_decode(self.text, self.position)
+        except ValueError as error:
+            raise InputError(Problem(place, "", f"{error}.")) from error
         return Node(scalar, place)
 
     def array(self, depth: int) -> list[Node]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_bytes, real, why_unreadable
 from launcher.recipe.read_yaml import MAX_BYTES, parse_yaml
 from launcher.recipe.tree import Node, merge
 from launcher.shipped import find_file, shipped_names
@@ -40,8 +41,8 @@ def read_recipe(path: Path, chain: tuple[Path, ...] = ()) -> Node:
         return root
     own = Node({k: v for k, v in root.value.items() if k != EXTENDS}, root.place)
     base_path = _base_path(base, path)
-    chain = (*chain, path.resolve())
-    if base_path.resolve() in chain:
+    chain = (*chain, real(path))
+    if real(base_path) in chain:
         names = " -> ".join(display(link) for link in (*chain, base_path))
         raise InputError(Problem(base.place, EXTENDS, f"a recipe extends itself: {names}."))
     return merge(read_recipe(base_path, chain), own)
@@ -60,24 +61,19 @@ def _base_path(base: Node, path: Path) -> Path:
 
 def _read_text(path: Path) -> str:
     name = display(path)
-    if path.is_dir():
-        raise InputError(
-            Problem(name, "", "is a folder, need a recipe file.", "Name a .yaml file.")
-        )
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        return data.decode("utf-8-sig")
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        message = f"not UTF-8: byte {error.start + 1} is {data[error.start]:#04x}."
+        message = f"{why_unreadable(error)}."
         raise InputError(Problem(name, "", message, "Save it as UTF-8.")) from error
     except OSError as error:
-        raise InputError(Problem(name, "", f"can't be read: {error.strerror}.")) from error
+        problem = Problem(name, "", f"{why_unreadable(error)}.", "Name a recipe, a .yaml file.")
+        raise InputError(problem) from error
 
 
 def display(path: Path) -> str:
     """Return a path as a reader knows it: relative to the current folder where that is shorter."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        return str(real(path).relative_to(Path.cwd()))
     except ValueError:
         return str(path)

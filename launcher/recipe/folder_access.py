@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.errors import Problem
+from launcher.files.read import real
 from launcher.run_dir import RunDir
 
 
@@ -18,7 +19,7 @@ def not_writable(folder: Path, place: str) -> Iterator[Problem]:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     mode = stat.S_IMODE(existing.stat().st_mode)
-    shown = f"{existing.resolve()} (mode {mode:04o})"
+    shown = f"{real(existing)} (mode {mode:04o})"
     if not existing.is_dir():
         yield Problem(place, "run.dir", f"{existing} is not a folder.")
     elif not mode & 0o222 or not os.access(existing, os.W_OK | os.X_OK):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from launcher.files.read import read_text
 from launcher.recipe import schema
 
 HEADER = (
@@ -41,7 +42,7 @@ def recipe_json_schema() -> dict[str, Any]:
 
 def documentation() -> dict[str, dict[str, str]]:
     """Return section class -> key -> the text beneath it in the source; inherited keys included."""
-    source = Path(schema.__file__).read_text(encoding="utf-8")
+    source = read_text(Path(schema.__file__))
     found: dict[str, dict[str, str]] = {}
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.ClassDef):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_json, why_unreadable
 from launcher.recipe.finding import Place
 
 # Their positions start after the padding token's index, so 514 rows hold 512 tokens.
@@ -56,12 +56,13 @@ def _max_positions(config: dict[str, Any]) -> int | None:
 
 def _read_config(path: Path, place: str) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         message = f"{path} is missing, so {path.parent} is not a model folder."
         raise InputError(Problem(place, "model.path", message)) from error
     except (OSError, ValueError) as error:
-        raise InputError(Problem(place, "model.path", f"{path} can't be read: {error}.")) from error
+        message = f"{path} {why_unreadable(error)}."
+        raise InputError(Problem(place, "model.path", message)) from error
     if not isinstance(config, dict):
         raise InputError(Problem(place, "model.path", f"{path}: expected object."))
     return config

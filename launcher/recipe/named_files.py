@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_bytes, why_unreadable
+from launcher.files.remove import remove_file
 from launcher.files.write import replace_durably
 from launcher.recipe.deepspeed_json import find_deepspeed
 from launcher.recipe.extends import display
 from launcher.recipe.finding import Finding, Place
 from launcher.recipe.schema import Recipe
-from launcher.run_dir import CHAT_TEMPLATE, COPIES, DEEPSPEED, RunDir
+from launcher.run_dir import CHAT_TEMPLATE, COPIES, DEEPSPEED, RunDir, is_kept_recipe
 
 OVERRIDE = "--set "
 
@@ -36,9 +38,9 @@ def read_named_files(
     """Return the files that a recipe names, by recipe key, and a problem for each unreadable one.
 
     `source`: the recipe file. If a run folder keeps it, the copies beside it are read, except for
-    keys that an override has set since.
+    keys that an override has set since. That also holds where the recipe has got another run.name.
     """
-    is_kept = RunDir(Path(recipe.run.dir) / recipe.run.name).keeps(source)
+    is_kept = RunDir(Path(recipe.run.dir) / recipe.run.name).keeps(source) or is_kept_recipe(source)
     files: dict[str, NamedFile] = {}
     findings: list[Finding] = []
     for key, name in ((DEEPSPEED, recipe.deepspeed), (CHAT_TEMPLATE, recipe.model.chat_template)):
@@ -69,15 +71,23 @@ def remove_other_copies(files: Mapping[str, NamedFile], folder: Path) -> None:
     """
     for key, name in COPIES.items():
         copy = folder / name
-        if copy.is_file() and (key not in files or copy.read_bytes() != files[key].data):
-            copy.unlink()
+        if not copy.is_file() or (key in files and _same(copy, files[key].data)):
+            continue
+        remove_file(copy, within=folder)
+
+
+def _same(copy: Path, data: bytes) -> bool:
+    try:
+        return read_bytes(copy) == data
+    except OSError:
+        return False
 
 
 def _read_copy(path: Path, key: str) -> NamedFile:
     try:
-        return NamedFile(path, path.read_bytes())
+        return NamedFile(path, read_bytes(path))
     except OSError as error:
-        message = f"the run's copy of the file can't be read: {error.strerror}."
+        message = f"the run's copy of the file {why_unreadable(error)}."
         cure = f"Start from your own recipe, or set the key: --set {key}=FILE."
         raise InputError(Problem(display(path), key, message, cure)) from error
 
@@ -85,8 +95,8 @@ def _read_copy(path: Path, key: str) -> NamedFile:
 def _read_named(key: str, name: str, place: str) -> NamedFile:
     path = find_deepspeed(name, place) if key == DEEPSPEED else Path(name).expanduser()
     try:
-        return NamedFile(path, path.read_bytes())
+        return NamedFile(path, read_bytes(path))
     except OSError as error:
-        message = f"{display(path)} can't be read: {error.strerror}."
+        message = f"{display(path)} {why_unreadable(error)}."
         cure = f"Correct the path; it is relative to {Path.cwd()}."
         raise InputError(Problem(place, key, message, cure)) from error

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from launcher.files.read import read_object
-from launcher.files.write import replace_text
+from launcher.files.read import read_object, real
+from launcher.files.write import ensure_folder, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import CHAT_TEMPLATE, MANIFEST, RunDir
 
@@ -29,7 +29,7 @@ PACKAGES = (
 """With another version of one of these, the same rows may give other tokens."""
 RACY_SECONDS = 2.0
 """A file that changed this shortly before it was read may change again and keep its times."""
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = real(Path(__file__)).parents[1]
 _IRRELEVANT = ("cli.py", "cluster", "plan", "metrics")
 """Parts of the launcher that don't affect prepared data."""
 
@@ -99,12 +99,12 @@ def mark_prepared(
 ) -> None:
     """Say that the data lie in `folder`; `sources` is their state from before they were read."""
     marker = prepared_marker(resolved)
-    marker.parent.mkdir(parents=True, exist_ok=True)
+    ensure_folder(marker.parent)
     # Not by the time: what was written while the data were read shows in the state itself.
     unchanged = sources if sources_state(resolved, float("inf")) == sources else None
     record = {
-        "cache": str(folder.resolve().parent),
-        "folder": str(folder.resolve()),
+        "cache": str(real(folder).parent),
+        "folder": str(real(folder)),
         "stored": _stored_state(folder),
         "sources": unchanged,
         "inputs": dict(inputs),
@@ -127,6 +127,9 @@ def prepared_before(resolved: ResolvedRun, run_dir: RunDir) -> Summary | None:
             return None
         if marker["stored"] is None or marker["stored"] != _stored_state(Path(marker["folder"])):
             return None
+        cache = real(Path(resolved.recipe.data.cache_dir))
+        if not Path(marker["folder"]).is_relative_to(cache):
+            return None  # the cache was copied
         if not _fits_checkpoint(run_dir, marker["inputs"]):
             return None
         found = marker["summary"]

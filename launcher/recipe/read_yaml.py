@@ -25,6 +25,7 @@ from ruamel.yaml.events import (
 )
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import parse_integer
 from launcher.recipe.tree import Node, duplicate_key
 
 MAX_BYTES = 1 << 20
@@ -51,7 +52,7 @@ def parse_scalar(text: str) -> Any:
     if text in _SPECIAL:
         return _SPECIAL[text]
     if _INTEGER.match(text):
-        return int(text)
+        return parse_integer(text)
     if _BASED.match(text):
         return int(text, 0)
     return float(text) if _FLOAT.match(text) else text
@@ -69,6 +70,8 @@ def parse_yaml(text: str, name: str, *, place: str | None = None) -> Node:
         return _Builder(name, place).document(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         raise InputError(_syntax_problem(error, name, text)) from error
+    except IndexError as error:  # out of ruamel.yaml's reader of escapes
+        raise InputError(Problem(name, "", "not YAML: an escape that is no character.")) from error
     except (YAMLError, ValueError, OverflowError) as error:  # the last two: \U beyond Unicode
         where = f"at character {error.position + 1}" if hasattr(error, "position") else ""
         message = f"not YAML {where}: {getattr(error, 'reason', error)}."

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_object, read_text
 from launcher.recipe.changes import INPUT_KEYS, Change, changes_between, covers, other_architecture
 from launcher.recipe.consent import Consent
 from launcher.recipe.finding import Finding, Place, nearest_place
@@ -72,7 +73,7 @@ def look_at_run_folder(launch: Launch) -> FolderState:
 def stored_recipe(run_dir: RunDir) -> Recipe | None:
     """Return the recipe that a run was begun with; None where there is none that can be read."""
     try:
-        text = run_dir.resolved.read_text(encoding="utf-8")
+        text = read_text(run_dir.resolved)
         return validate(parse_yaml(text, str(run_dir.resolved)).plain())
     except (InputError, ValidationError, OSError, UnicodeDecodeError):
         return None
@@ -138,11 +139,7 @@ def _other_model(launch: Launch, before: Recipe) -> str:
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
+    return read_object(folder / "config.json")
 
 
 def _unnecessary(launch: Launch, changes: Sequence[Change]) -> Iterator[Finding]:

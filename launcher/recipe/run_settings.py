@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.files.write import replace_durably, replace_text
+from launcher.files.read import read_bytes, real
+from launcher.files.write import append_durably, ensure_folder, replace_durably, replace_text
 from launcher.recipe.named_files import keep_copies, remove_other_copies
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_folder import stored_recipe
@@ -27,28 +27,25 @@ def write_settings(resolved: ResolvedRun, run_dir: RunDir) -> None:
     The resolved recipe comes first: a folder that has anything else and not that is no run of ours.
     It is written whole or not at all, since a torn one would lock the run out of its folder.
     """
-    run_dir.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_folder(run_dir.root)
     if run_dir.root.stat().st_uid == os.geteuid():
         run_dir.root.chmod(0o700)
     if resolved.changes:
         _keep_changes(resolved, run_dir)
-    source = resolved.source.resolve()
+    source = real(resolved.source)
     is_kept = run_dir.keeps(source)
     remove_other_copies(resolved.files, run_dir.root)
     if not is_kept or stored_recipe(run_dir) != resolved.recipe:
         replace_durably(run_dir.resolved, resolved.to_yaml().encode())
     keep_copies(resolved.files, run_dir.root)
-    if not is_kept and source != run_dir.recipe.resolve():
-        shutil.copyfile(source, run_dir.recipe)
-    run_dir.checkpoints.mkdir(exist_ok=True)
+    if not is_kept and source != real(run_dir.recipe):
+        replace_durably(run_dir.recipe, read_bytes(source))
+    ensure_folder(run_dir.checkpoints)
     replace_text(run_dir.ds_config, json.dumps(resolved.deepspeed, indent=2) + "\n")
 
 
 def _keep_changes(resolved: ResolvedRun, run_dir: RunDir) -> None:
     """Append to `changes.jsonl` what is about to be overwritten in the resolved recipe."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with run_dir.changes.open("a", encoding="utf-8") as file:
-        for change in resolved.changes:
-            file.write(json.dumps({"time": now, **asdict(change)}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    lines = (json.dumps({"time": now, **asdict(change)}) for change in resolved.changes)
+    append_durably(run_dir.changes, lines)

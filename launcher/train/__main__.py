@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.errors import EXIT_FAILED, LauncherError, Stopped
+from launcher.files.write import append_descriptor
 from launcher.lock import release_all
 from launcher.recipe.consent import Consent
 from launcher.streams import outlive_readers
@@ -78,7 +79,7 @@ def divert_output(world: World) -> TextIO:
     if world.logs is None:
         return sys.stdout
     terminal = os.fdopen(os.dup(1), "w", buffering=1)
-    log = os.open(world.logs.rank(world.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = append_descriptor(world.logs.rank(world.rank))
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

@@ -56,6 +56,13 @@ def hand_over(session: Session, progress: Progress, outcome: str) -> None:
         merge=recipe.export.merge,
         out=run_dir.export,
     )
+    best_step = progress.stop.best_step
+    if recipe.export.weights == "best" and best_step not in (None, report.step):
+        message = (
+            f"the export has the weights of step {report.step}: the best, of step {best_step}, were"
+            " not saved."
+        )
+        session.recorder.event("warning", step=progress.step, message=message)
     fields = report.to_json()
     session.recorder.event("export", weights=fields.pop("kind"), **fields)
     summary = summarise(session, progress, outcome)

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from launcher.errors import InputError, Problem
-from launcher.files.write import write_json
+from launcher.files.read import read_text
+from launcher.files.write import ensure_folder, replace_text, write_json
 from launcher.lock import hold
 from launcher.recipe.resolve import ResolvedRun
 from launcher.recipe.run_settings import run_folder, write_settings
@@ -46,7 +47,7 @@ def _hold(run_dir: RunDir, world: World) -> InputError | None:
         hold(run_dir.lock, "accelerate launch")
     except InputError as error:
         return error
-    run_dir.stop_request.unlink(missing_ok=True)  # one that came too late for the last launch
+    run_dir.take_back_stop()  # one that came too late for the last launch
     return None
 
 
@@ -56,6 +57,6 @@ def wandb_run_id(run_dir: RunDir, recipe: Recipe, world: World) -> str:
         return ""
     path = run_dir.wandb / "run_id"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text()
+        ensure_folder(path.parent)
+        replace_text(path, secrets.token_hex(4))
+    return read_text(path)

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
+from launcher.files.write import open_descriptor
 from launcher.run_dir import RunDir
 from launcher.train.stop import StopFlag, StopReason
 from launcher.world import World, host_name
@@ -93,7 +94,7 @@ class Heartbeat:
 
     def hear(self) -> None:
         """Ask for a stop if there is a request for it, or if the time is almost up."""
-        if self._run_dir is not None and self._run_dir.stop_request.exists():
+        if self._run_dir is not None and self._run_dir.is_asked_to_stop:
             self._stop.ask(StopReason.REQUEST)
         last_moment = math.inf if self.deadline is None else self.deadline - self.reserve_seconds
         if time.monotonic() >= last_moment:
@@ -137,5 +138,5 @@ class Heartbeat:
         assert self._world.logs is not None
         if self._descriptor is None:
             path = self._world.logs.heartbeat(self._world.rank)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = open_descriptor(path, os.O_WRONLY | os.O_CREAT)
         os.pwrite(self._descriptor, text.ljust(RECORD_BYTES - 1).encode() + b"\n", 0)

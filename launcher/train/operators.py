@@ -18,6 +18,7 @@ from deepspeed.ops.op_builder.builder import OpBuilder
 from torch.utils import cpp_extension
 
 from launcher.compile_locks import LOCK, builder_of, is_held_here, remove_if_dead, sign
+from launcher.files.read import real
 from launcher.lock import FolderLock
 from launcher.train.heartbeat import Heartbeat
 from launcher.world import World, host_name
@@ -128,7 +129,7 @@ class Build:
         """Tell whether the compilers here have done something, or another rank is at it."""
         if self._mark is None and builder_of(self._lock) is not None:
             return True
-        folder = str(self._folder.resolve())
+        folder = str(real(self._folder))
         work: list[tuple[int, float]] = []
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile

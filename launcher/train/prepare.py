@@ -22,7 +22,8 @@ from launcher.data.rows import Part
 from launcher.data.sampler import held_out
 from launcher.data.show import print_report
 from launcher.data.tokenizer import LoadedTokenizer, load_tokenizer
-from launcher.errors import InputError, LauncherError, Problem
+from launcher.errors import InputError, LauncherError, Problem, system_errors
+from launcher.escape import for_terminal
 from launcher.model.folder import model_folder
 from launcher.model.remote_code import fetch_code
 from launcher.recipe.consent import Consent
@@ -67,14 +68,13 @@ def prepare(recipe: Recipe) -> Prepared:
     loaded, parts, key = _sources(recipe, download=True)
     cache_dir = Path(recipe.data.cache_dir)
     stored = store.find(cache_dir, key)
-    notes = []
+    replaced = None
     if stored is not None and stored.altered is not None:
-        notes.append(f"{stored.folder} was changed since it was written: prepared anew")
-        stored = None
+        replaced, stored = stored.folder, None
     if stored is None:
         with store.new_folder(cache_dir, key) as folder:
             stored = store.commit(folder, _build(recipe, loaded, parts, folder))
-    return _open(recipe, loaded, parts, stored, notes)
+    return _open(recipe, loaded, parts, stored, replaced)
 
 
 def open_prepared(recipe: Recipe, *, verify: bool = True) -> Prepared:
@@ -181,12 +181,14 @@ def _open(
     loaded: LoadedTokenizer,
     parts: Parts,
     stored: store.Stored,
-    notes: Sequence[str] = (),
+    replaced: Path | None = None,
 ) -> Prepared:
     train = TokenCache(stored.folder / "train")
     has_validation = (stored.folder / "validation").is_dir()
     found = dict(stored.meta["report"])
-    found["notes"] = [*notes, *loaded.notes]
+    found["notes"] = list(loaded.notes)
+    if replaced is not None:  # no note: those are told at every launch
+        found["replaced"] = f"{replaced} was changed since it was written: prepared anew"
     found["cache"] = str(stored.folder)
     if len(train) < recipe.train.global_batch_size:
         few = (
@@ -224,17 +226,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Consent.add_to(parser)
     parsed = parser.parse_args(arguments)
     try:
-        resolved = resolve(
-            parsed.recipe, parsed.overrides, parsed.processes, consent=Consent.of(parsed)
-        )
-        sources = sources_state(resolved)
-        prepared = prepare(resolved.recipe_of_data)
-        compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)
-        # Launches and nodes see by it, without reading any data, that theirs are there.
-        folder, summary = Path(prepared.report["cache"]), _summary(prepared.report)
-        mark_prepared(resolved, folder, sources, prepared.inputs, summary)
+        with system_errors():
+            resolved = resolve(
+                parsed.recipe, parsed.overrides, parsed.processes, consent=Consent.of(parsed)
+            )
+            sources = sources_state(resolved)
+            prepared = prepare(resolved.recipe_of_data)
+            compare_with_checkpoint(run_folder(resolved), prepared.inputs, resolved.allowed_changes)
+            # Launches and nodes see by it, without reading any data, that theirs are there.
+            folder, summary = Path(prepared.report["cache"]), _summary(prepared.report)
+            mark_prepared(resolved, folder, sources, prepared.inputs, summary)
     except LauncherError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{for_terminal(str(error))}\n")
         return error.exit_code
     print_report(prepared.report, Console())
     return 0

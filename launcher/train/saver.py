@@ -12,7 +12,6 @@ none of them ever waits for a rank that has given up.
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import threading
 import time
@@ -36,6 +35,7 @@ from launcher.checkpoint.manifest import (
 )
 from launcher.checkpoint.tensor_file import Entry, write_tensors
 from launcher.errors import TrainingError
+from launcher.files.read import read_json
 from launcher.files.write import FileRecord, flush, write_json
 from launcher.run_dir import MANIFEST
 from launcher.train import engine_state
@@ -335,7 +335,7 @@ class Saver:
             while not path.exists():
                 if write.given_up.wait(POLL_SECONDS):
                     raise GivenUp
-            for name, record in json.loads(path.read_text()).items():
+            for name, record in read_json(path).items():
                 files[name] = FileRecord(**record)
         return files
 

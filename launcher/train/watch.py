@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
 from dataclasses import dataclass
 
+from launcher.files.write import append_descriptor
 from launcher.process import die_with_parent
 from launcher.train.heartbeat import Heartbeat
 from launcher.train.stop import StopFlag, install_signal_handlers
@@ -31,7 +31,7 @@ def start_watch(world: World) -> RankWatch:
     if world.agent_pid is not None:
         die_with_parent(world.agent_pid)
     if world.logs is not None:
-        stacks = os.open(world.logs.stacks(world.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        stacks = append_descriptor(world.logs.stacks(world.rank))
         faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
         faulthandler.enable(file=stacks)  # a crash in native code shows where it was called from
     heartbeat = Heartbeat(world, stop)

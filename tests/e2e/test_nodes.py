@@ -19,6 +19,7 @@ from tests.support.nodes import Nodes
 from tests.support.training import NO_DROPOUT, copy_model, events, records
 
 HOST = socket.gethostname()
+SECONDS_TO_THE_END = 10.0
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root may mount something for one process"
 )
@@ -299,8 +300,13 @@ def test_what_can_not_be_meant_is_refused(
 
 
 def seconds_to_the_cause(nodes: Nodes, since: float) -> float:
-    """Return how long it took until the cause was on disk; all ranks are gone by then."""
-    return nodes.logs.cause.stat().st_mtime - since
+    """Return how long it took until the cause was on disk; all ranks are gone by then.
+
+    The command has ended just now: soon after.
+    """
+    caused_at = nodes.logs.cause.stat().st_mtime
+    assert time.time() - caused_at <= SECONDS_TO_THE_END
+    return caused_at - since
 
 
 def prefixed(folder: Path) -> str:

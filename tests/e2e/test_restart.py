@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launcher.cluster.restarts import newest_step
 from tests.support.launches import ENDLESS, Launch
 
 
@@ -39,7 +40,7 @@ def test_no_orphans_then_restarts_until_nothing_moves(
         time.sleep(0.05)
     first.end()
 
-    newest = int(first.run_dir.latest.readlink().name.removeprefix("step-"))
+    newest = newest_step(first.run_dir)
     # From here on there is nothing new to go on from.
     recipe["checkpoint"]["every_steps"] = ENDLESS
     second = Launch(tmp_path, recipe, "--allow-change", "checkpoint.every_steps")

@@ -11,7 +11,7 @@ from tests.faults.__main__ import all_trials, make_bench, sample
 from tests.faults.catalogue import FAULTS
 from tests.faults.setting import Bench, Setting
 
-NUM_TRIALS = {"F1": 2, "F3": 4, "F4": 4, "F12": 2}
+NUM_TRIALS = {"F1": 2, "F3": 4, "F4": 4, "F12": 2, "F27": 2}
 LOOKED_AT = [Setting(2, "lora"), Setting(3, "full")]
 """Of these, undisturbed runs show where F3 and F4 can strike."""
 

@@ -23,7 +23,7 @@ from launcher.checkpoint.describe import save_description
 from launcher.checkpoint.export import export
 from launcher.checkpoint.fragments import write_fragments
 from launcher.checkpoint.manifest import PROBE, rank_file, read_manifest
-from launcher.errors import TrainingError
+from launcher.errors import InputError, TrainingError
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
 from launcher.train import engine_state
@@ -201,6 +201,7 @@ def test_what_differs_from_the_live_model_is_not_exported(
     _export(recipe, root, False, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
+    _assert_nothing_of_others_is_touched(recipe, root, tmp_path)
     probe = load_file(checkpoint / PROBE)
     save_file({**probe, "logits": probe["logits"] * 1.001}, checkpoint / PROBE)
     with pytest.raises(TrainingError, match="Nothing was exported"):
@@ -212,6 +213,23 @@ def test_what_differs_from_the_live_model_is_not_exported(
     _forget(checkpoint, "classifier.weight")
     with pytest.raises(TrainingError, match=r"lacks 1 of 2 trained tensors"):
         _export(recipe, root, False, out)
+
+
+def _assert_nothing_of_others_is_touched(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    """Links are not followed, folders with other things refused, other files in an export kept."""
+    mine, link = tmp_path / "mine", tmp_path / "link"
+    mine.mkdir()
+    link.symlink_to(mine)
+    (root / ".export.unverified").symlink_to(mine)
+    (mine / "thesis").write_text("mine")
+    for out in (mine, link, mine / "thesis"):
+        with pytest.raises(InputError, match=r"not an empty folder|is a link to"):
+            _export(recipe, root, False, out)
+    (root / "export" / "notes.txt").write_text("mine")
+    _export(recipe, root, False, root / "export")
+    (kept,) = root.glob("export-replaced-*")
+    assert [(path.name, path.read_text()) for path in kept.iterdir()] == [("notes.txt", "mine")]
+    assert [path.name for path in mine.iterdir()] == ["thesis"]
 
 
 def _forget(checkpoint: Path, name: str) -> None:

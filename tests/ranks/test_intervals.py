@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -123,6 +124,32 @@ def test_killed_between_saves_and_evaluations(
     summaries = [json.loads(run_folder(recipe).summary.read_text()) for recipe in (torn, whole)]
     for key in ("best", "best_evaluation", "first_evaluation", "last_evaluation", "outcome"):
         assert summaries[0][key] == summaries[1][key], key
+
+
+def refuse_save_of(step: int) -> None:
+    """Let the save of `step` find no room on the disk."""
+
+    def observe(operation: str, path: Path, num_bytes: int) -> None:
+        if operation == "mkdir" and path.name == f"step-{step:06d}":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    observed.observers.append(observe)
+
+
+def test_an_export_of_other_weights_than_the_best_says_so(
+    tmp_path: Path, tiny_bert_dir: Path, small_topics: Path
+) -> None:
+    """Nothing is learned, so the first evaluation stays the best; and it can't be saved."""
+    recipe = recipe_of(tmp_path / "run", tiny_bert_dir, small_topics, Plan(5, 4, 10, (), (), 4))
+    recipe["train"]["learning_rate"] = 1e-30
+    train(recipe, tmp_path / "run", 1, sabotage=partial(refuse_save_of, 4))
+    run_dir = run_folder(recipe)
+    assert json.loads(run_dir.summary.read_text())["best"]["step"] == 4
+    assert saved_steps(recipe) == [5, 10]
+    (exported,) = events(run_dir, "export")
+    assert exported["step"] == 10
+    (warning,) = (e["message"] for e in events(run_dir, "warning") if "export" in e["message"])
+    assert warning == "the export has the weights of step 10: the best, of step 4, were not saved."
 
 
 def saved_steps(recipe: dict[str, Any]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from launcher.cluster.restarts import newest_step
@@ -17,7 +18,8 @@ def test_a_job_that_is_warned_saves_and_resumes_by_itself(
     job.wait_for_start(1)
     slurm.run("scancel", "--signal=USR1", job.job_id)
     job.wait_for_requeue()
-    assert newest_step(job.run_dir) >= 3  # saved where it was, long before the first interval
+    stopped = json.loads(job.run_dir.launches[0].stopped.read_text())
+    assert newest_step(job.run_dir) == stopped["step"] >= 3  # saved where it was
     job.finish()
     assert [record["requeued"] for record in ended(job.job)] == [True, False]
     assert job.log.count("all-reduce of 16 MiB over 2 nodes") == 2  # one log over both starts

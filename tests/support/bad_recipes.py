@@ -124,7 +124,7 @@ RECIPE_CASES = [
     ),
     Case("alias bomb", ("expansion limit",), ALIAS_BOMB + RECIPE),
     Case("too deep", ("nested deeper than 32 levels",), "a: " + "[" * 60 + "]" * 60),
-    Case("too large", ("larger than 1048576 bytes",), RECIPE + "#" * (1 << 20)),
+    Case("too large", ("at most 1,048,576 are read",), RECIPE + "#" * (1 << 20)),
     Case(
         "merge key",
         ("merge keys (<<) are not YAML 1.2.", "Use `extends`."),

@@ -36,6 +36,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from launcher.process import die_with_parent
+
 WARM = (
     "launcher.cli",
     "launcher.train.prepare",
@@ -215,8 +217,6 @@ class _Become(BaseException):
 
 def serve(path: str, parent: int) -> None:
     """Import the libraries, then fork a process for each request and report its end."""
-    from launcher.process import die_with_parent
-
     die_with_parent(parent)
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -257,8 +257,9 @@ def _start(connection: socket.socket) -> int:
     while len(data) < length:
         data += connection.recv(length - len(data))
     command, environment, folder, namespace = json.loads(data)
-    pid = os.fork()
+    server, pid = os.getpid(), os.fork()
     if not pid:
+        die_with_parent(server)  # which dies with the tests
         if namespace:
             _enter(namespace)
         _as_new(command, environment, folder, tuple(files), keep=(), new_session=True)

@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ENDLESS = 1_000_000
 """Steps that no test waits for; also an interval that never comes."""
 
 Running = subprocess.Popen[str] | ForkedProcess
+_started: list[Running] = []
 
 
 def start(
@@ -43,16 +45,34 @@ def start(
     arguments = [str(word) for word in words]
     if forked and can_fork(variables):
         command = [sys.executable, "-m", "launcher.cli", *arguments]
-        return ForkedProcess(command, variables, folder, namespace)
-    return subprocess.Popen(
-        [LAUNCHER, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=variables,
-        cwd=folder,
-        start_new_session=True,  # a signal to its group then isn't one to the tests
-    )
+        _started.append(ForkedProcess(command, variables, folder, namespace))
+    else:
+        _started.append(
+            subprocess.Popen(
+                [LAUNCHER, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=variables,
+                cwd=folder,
+                start_new_session=True,  # a signal to its group then isn't one to the tests
+            )
+        )
+    return _started[-1]
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """Kill what was started meanwhile and still runs: a failed test leaves nobody training."""
+    before = len(_started)
+    try:
+        yield
+    finally:
+        for process in _started[before:]:
+            if process.poll() is None:
+                process.kill()  # its agent and its ranks are tied to it
+                process.wait(DEADLINE_SECONDS)
+        del _started[before:]
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from launcher import compile_locks
 from launcher.compile_locks import RECORD, builder_of, is_held_here, is_shared, remove_if_dead
 from launcher.lock import FRESH_SECONDS, FolderLock, Holder
+from tests.support.programs import need_root
 
 HOLD = """
 import sys
@@ -100,6 +102,41 @@ def test_an_unsigned_lock_is_removed_on_a_local_disk_only(lock: Path, disk: str)
     builder.kill()
     assert remove_if_dead(lock) is (disk == "local")
     assert lock.exists() is (disk == "shared")
+
+
+def test_an_unsigned_lock_of_another_user_stays(lock: Path) -> None:
+    """Nobody but root sees what another user's processes have open."""
+    need_root("chown")
+    Builder(lock, "unsigned").kill()
+    make_old(lock)
+    os.chown(lock, 12001, -1)
+    assert not remove_if_dead(lock)
+    os.chown(lock, os.geteuid(), -1)
+    assert remove_if_dead(lock)
+
+
+def test_an_unsigned_lock_stays_while_files_beside_it_change(lock: Path) -> None:
+    """As of a builder in another container, which shares the folder and shows no process."""
+    Builder(lock, "unsigned").kill()
+    make_old(lock)
+    (lock.parent / "op.o").touch()
+    assert not remove_if_dead(lock)
+    make_old(lock.parent / "op.o")
+    assert remove_if_dead(lock)
+
+
+def test_a_lock_that_can_not_be_removed_ends_nothing(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Builder(lock, "signed").kill()
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("remove_file", "hold"):
+        monkeypatch.setattr(compile_locks, name, read_only)
+        assert not remove_if_dead(lock)
+    assert lock.exists()
 
 
 def test_a_record_from_before_the_lock_is_another_builders(lock: Path, disk: str) -> None:

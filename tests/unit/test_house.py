@@ -49,18 +49,30 @@ def uses_of_private_names(source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.ImportFrom(module=str(module), names=names) if module.startswith(PRODUCT):
-                for alias in names:
-                    if any(map(is_private, (*module.split("."), alias.name))):
-                        yield f"{node.lineno}: from {module} import {alias.name}"
+                found = any(map(is_private, [*module.split("."), *(one.name for one in names)]))
+            case ast.Import(names=names):
+                words = [name.name.split(".") for name in names]
+                found = any(own[0] in PRODUCT and any(map(is_private, own)) for own in words)
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
-                continue
-            case ast.Attribute(attr=name) if name in PRIVATE and root(node) not in libraries:
-                yield f"{node.lineno}: {ast.unparse(node)}"
-            case ast.Call(func=function, args=arguments) if PATCHES.search(ast.unparse(function)):
-                for argument in arguments:  # monkeypatch.setattr(module, "_name", ...)
-                    text = argument.value if isinstance(argument, ast.Constant) else None
-                    if isinstance(text, str) and text.rpartition(".")[2] in PRIVATE:
-                        yield f"{node.lineno}: {ast.unparse(node)}"
+                found = False
+            case ast.Attribute(attr=name):
+                found = name in PRIVATE and root(node) not in libraries
+            # monkeypatch.setattr(module, "_name", ...), module.__dict__["_name"]
+            case ast.Call(func=function, args=arguments, keywords=keywords) if PATCHES.search(
+                ast.unparse(function)
+            ):
+                found = any(map(names_private, [*arguments, *(word.value for word in keywords)]))
+            case ast.Subscript(value=ast.Attribute(attr="__dict__"), slice=key):
+                found = names_private(key)
+            case _:
+                found = False
+        if found:
+            yield f"{getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
+
+
+def names_private(node: ast.expr) -> bool:
+    text = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(text, str) and text.rpartition(".")[2] in PRIVATE
 
 
 def names_of_libraries(tree: ast.AST) -> Iterator[str]:
@@ -96,6 +108,10 @@ def test_a_test_uses_no_private_name(path: Path) -> None:
         "patch.setattr('launcher.train.step._update', None)",
         "mock.patch('launcher.train.step._update')",
         "mock.patch.object(step, '_update')",
+        "patch.setattr(step, name='_update', value=None)",
+        "patch.setattr(target='launcher.train.step._update', name=None)",
+        "step.__dict__['_update'] = None",
+        "import launcher.train._hidden",
     ],
 )
 def test_such_a_use_is_found(source: str) -> None:

@@ -9,6 +9,7 @@ from launcher.cluster.follow.ahead import NextEvent
 from launcher.cluster.follow.judge import OPEN, Verdict
 from launcher.cluster.follow.submitted import Submitted
 from launcher.cluster.slurm.queue import QueuedJob
+from launcher.files.read import real
 from launcher.lock import Holder
 from launcher.run_dir import RunDir
 
@@ -54,7 +55,7 @@ class RunState:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return self.run_dir.root.resolve().name
+        return real(self.run_dir.root).name
 
     @property
     def state(self) -> str:

@@ -9,6 +9,7 @@ from launcher.cluster.follow.facts import RunState
 from launcher.cluster.follow.read import Queue, Unreadable, read_states, runs_in
 from launcher.cluster.follow.text import NONE, ago, columns, steps
 from launcher.errors import InputError, Problem
+from launcher.files.read import real
 
 HEAD = ("run", "state", "step", "best", "last update", "job", "hours")
 
@@ -34,7 +35,7 @@ def table(states: Sequence[RunState | Unreadable]) -> list[str]:
 
 def _row(state: RunState | Unreadable) -> tuple[str, ...]:
     if isinstance(state, Unreadable):
-        name = state.run_dir.root.resolve().name
+        name = real(state.run_dir.root).name
         return (name, "unreadable", NONE, NONE, NONE, NONE, state.reason)
     best = state.best
     return (

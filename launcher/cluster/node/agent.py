@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import socket
@@ -22,6 +23,7 @@ from launcher.cluster.node.compile_caches import (
 from launcher.cluster.node.devices import visible_gpus
 from launcher.cluster.node.share import Share
 from launcher.files.read import read_record
+from launcher.files.write import open_emptied, replace_text
 from launcher.recipe.resolve import ResolvedRun
 from launcher.run_dir import LogDir, RunDir
 from launcher.world import DEADLINE_VARIABLE, LOGS_VARIABLE
@@ -81,7 +83,7 @@ def start_agent(
     if deadline is not None:
         environment[DEADLINE_VARIABLE] = str(deadline)
     dead_locks = clear_dead_locks(extensions_folder(environment))
-    with share.launch_log(logs).open("w") as log:
+    with open_emptied(share.launch_log(logs)) as log:
         log.write(
             f"grace: {grace} s from a stop signal to the end of a step and its checkpoint;"
             " whoever stops this launch should wait as long before a kill.\n"
@@ -136,8 +138,9 @@ def accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int) ->
 
 def write_accelerate_config(resolved: ResolvedRun, run_dir: RunDir, num_nodes: int = 1) -> None:
     """Write the derived config where the agent reads it."""
-    with run_dir.accelerate.open("w") as file:
-        YAML().dump(accelerate_config(resolved, run_dir, num_nodes), file)
+    text = io.StringIO()
+    YAML().dump(accelerate_config(resolved, run_dir, num_nodes), text)
+    replace_text(run_dir.accelerate, text.getvalue())
 
 
 def environment_for(ranks_per_node: int) -> dict[str, str]:

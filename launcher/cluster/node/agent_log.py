@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from launcher.files.read import read_text
+
 # As torch.distributed.elastic prints it, at once and again in a table when it ends:
 # https://docs.pytorch.org/docs/stable/elastic/errors.html
 AT_ONCE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: \d+ \(pid: (\d+)\)")
@@ -28,6 +30,6 @@ def ended_pids(launch_log: Path) -> dict[int, int]:
 
 def _read(launch_log: Path) -> str:
     try:
-        return launch_log.read_text(errors="replace")
+        return read_text(launch_log, errors="replace")
     except OSError:
         return ""

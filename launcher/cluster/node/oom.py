@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from launcher.files.read import read_text
+
 PROC = Path("/proc")
 UNLIMITED_BYTES = 1 << 60
 """Limits above this mean that there is none: version 1 writes a number where 2 writes "max"."""
@@ -27,7 +29,7 @@ class MemoryGroup:
         """Return how many processes the kernel has ended in it for want of memory."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         try:
-            lines = (self.folder / name).read_text().splitlines()
+            lines = read_text(self.folder / name).splitlines()
         except OSError:  # removed with its last process
             return 0
         pairs = dict(line.split(maxsplit=1) for line in lines if " " in line)
@@ -37,7 +39,7 @@ class MemoryGroup:
         """Return its own limit; None where it has none."""
         name = "memory.limit_in_bytes" if self.version == 1 else "memory.max"
         try:
-            text = (self.folder / name).read_text().strip()
+            text = read_text(self.folder / name).strip()
         except OSError:
             return None
         return int(text) if text.isdigit() and int(text) < UNLIMITED_BYTES else None
@@ -46,7 +48,7 @@ class MemoryGroup:
 def memory_group(pid: int, proc: Path = PROC) -> MemoryGroup | None:
     """Return the memory cgroup of a process; None where there is none or it can't be seen."""
     try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+        lines = read_text(proc / str(pid) / "cgroup").splitlines()
         mounts = _mounts(proc)
     except OSError:
         return None
@@ -71,7 +73,7 @@ def memory_group(pid: int, proc: Path = PROC) -> MemoryGroup | None:
 def _mounts(proc: Path) -> dict[int, tuple[str, Path]]:
     """Return (path of the cgroup at the mount, mount) of the memory controllers, by version."""
     found = {}
-    for line in (proc / "self" / "mountinfo").read_text().splitlines():
+    for line in read_text(proc / "self" / "mountinfo").splitlines():
         fields, _, rest = line.partition(" - ")
         kind, _, options = rest.split(maxsplit=2)
         root, mount = fields.split()[3:5]

@@ -18,6 +18,7 @@ from launcher.cluster.node.share import Share
 from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.node.watchdog import Hang, diagnose, is_late
 from launcher.files.read import read_record
+from launcher.files.remove import remove_file
 from launcher.run_dir import LogDir
 
 POLL_SECONDS = 0.1
@@ -136,7 +137,7 @@ class Supervisor:
             self.others.tell(Leave.FAILED)
         for path in map(self.logs.stacks, self.share.ranks):
             if path.exists() and not path.stat().st_size:
-                path.unlink(missing_ok=True)
+                remove_file(path, within=self.logs.root)
         return self.ending
 
     def _look(self) -> None:

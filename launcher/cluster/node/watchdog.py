@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from launcher.cluster.node.ranks import Rank, Ranks
 from launcher.cluster.node.stacks import waits_for_others
+from launcher.files.read import read_bytes
 from launcher.files.write import replace_text
 from launcher.process import STOPPED
 from launcher.run_dir import LogDir
@@ -166,4 +167,4 @@ def _size(logs: LogDir, rank: int) -> int:
 
 def _dump(logs: LogDir, rank: int, skipped_bytes: int) -> str:
     path = logs.stacks(rank)
-    return path.read_bytes()[skipped_bytes:].decode(errors="replace") if path.exists() else ""
+    return read_bytes(path)[skipped_bytes:].decode(errors="replace") if path.exists() else ""

@@ -33,6 +33,8 @@ from launcher.cluster.nodes.surroundings import OFFLINE, network_of
 from launcher.cluster.outcome import Cause, print_stop, print_summary, print_warnings, say
 from launcher.cluster.report import Result
 from launcher.errors import EXIT_STOPPED, InputError, LauncherError
+from launcher.files.read import real
+from launcher.files.write import ensure_folder
 from launcher.lock import hold
 from launcher.recipe.prepared import prepared_marker
 from launcher.recipe.resolve import ResolvedRun
@@ -130,7 +132,7 @@ def _follow(journey: Journey, signals: StopSignals) -> int:
 
 def _lead(journey: Journey, signals: StopSignals) -> int:
     run_dir, placement = journey.run_dir, journey.placement
-    run_dir.stop_request.unlink(missing_ok=True)
+    run_dir.take_back_stop()
     print_warnings(journey.resolved)
     if placement.job_id is None:
         write_key(placement.key_file)
@@ -217,14 +219,14 @@ class _Lead:
     def _check(self) -> int:
         """Return the exit code of a failed preflight; 0 where the ranks may start."""
         journey = self._journey
-        folders = {RUN_FOLDER: str(journey.run_dir.root.resolve())}
+        folders = {RUN_FOLDER: str(real(journey.run_dir.root))}
         prepared = None
         if journey.prepares:
             cache = Path(journey.resolved.recipe.data.cache_dir)
-            cache.mkdir(parents=True, exist_ok=True)
-            folders[CACHE_FOLDER] = str(cache.resolve())
+            ensure_folder(cache)
+            folders[CACHE_FOLDER] = str(real(cache))
         else:
-            prepared = str(prepared_marker(journey.resolved).resolve())
+            prepared = str(real(prepared_marker(journey.resolved)))
         found = self._head.preflight(new_inquiry(folders, prepared), self._asked)
         found.write(self._attempt.logs)
         found.print()

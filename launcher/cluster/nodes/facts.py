@@ -15,6 +15,7 @@ from launcher.cluster.hub_cache import hub_cache, is_fetched
 from launcher.cluster.node.devices import visible_gpus
 from launcher.cluster.node.share import Share
 from launcher.files.read import read_object
+from launcher.files.write import write_private
 from launcher.recipe.resolve import ResolvedRun
 from launcher.world import host_name
 
@@ -124,7 +125,7 @@ def _folder_problems(inquiry: Inquiry, share: Share) -> list[str]:
         if what != RUN_FOLDER:
             continue
         try:
-            inquiry.node_file(folder, share.node_rank).write_text(host_name())
+            write_private(inquiry.node_file(folder, share.node_rank), host_name())
         except OSError as error:
             problems.append(f"can't write to the {what} {folder}: {error.strerror}")
     return problems

@@ -25,6 +25,7 @@ from launcher.cluster.nodes.preflight import (
 )
 from launcher.cluster.outcome import RESUME, Cause
 from launcher.cluster.report import NodeReport, Result, merge
+from launcher.files.write import replace_text
 from launcher.run_dir import LogDir
 from launcher.world import host_name
 
@@ -222,7 +223,7 @@ def new_inquiry(folders: Mapping[str, str], prepared: str | None) -> Inquiry:
     """
     inquiry = Inquiry(secrets.token_hex(8), folders, prepared)
     for folder in folders.values():
-        inquiry.head_file(folder).touch()
+        replace_text(inquiry.head_file(folder), "")
     return inquiry
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from launcher.cluster.nodes.facts import RUN_FOLDER, Inquiry
 from launcher.cluster.outcome import Category, Cause
 from launcher.errors import EXIT_BAD_INPUT, EXIT_FAILED
+from launcher.files.remove import remove_file
 from launcher.files.write import replace_text
 from launcher.run_dir import LogDir
 
@@ -154,7 +155,7 @@ def remove_files(inquiry: Inquiry) -> None:
     """Remove what the nodes have put into the shared folders."""
     for folder in inquiry.folders.values():
         for path in Path(folder).glob(f".preflight-{inquiry.nonce}*"):
-            path.unlink(missing_ok=True)
+            remove_file(path, within=Path(folder))
 
 
 def _gpu_text(node: Facts) -> str:

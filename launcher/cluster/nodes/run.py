@@ -12,6 +12,7 @@ from launcher.cluster.nodes.carry import carry_nodes, send_regrets
 from launcher.cluster.nodes.meeting import MEETING_SECONDS
 from launcher.cluster.nodes.placement import NodeOptions, Placement, port_for
 from launcher.errors import InputError
+from launcher.files.read import real
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent
 from launcher.recipe.load import draft_recipe
@@ -61,7 +62,7 @@ def _placement(options: NodeOptions, run_dir: RunDir) -> Placement:
         num_nodes=options.num_nodes,
         node_rank=options.node_rank,
         head=options.head,
-        port=options.port or port_for(str(run_dir.root.resolve())),
+        port=options.port or port_for(str(real(run_dir.root))),
         key_file=run_dir.meeting_key,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -20,6 +19,7 @@ from launcher.cluster.slurm.requeue import (
     stuck_attempts,
 )
 from launcher.files.read import read_object
+from launcher.files.write import append_durably
 from launcher.run_dir import JobDir, LogDir
 
 
@@ -37,7 +37,7 @@ def after_step(job: JobDir, job_id: str, restart_count: int, srun_code: int) -> 
         # Slurm counts a restart from the moment of the requeue on.
         requeued_by_slurm=int(shown.get("Restarts", 0)) > restart_count,
         is_finished=job.run_dir.summary.exists(),
-        stop_asked=job.run_dir.stop_request.exists(),
+        stop_asked=job.run_dir.is_asked_to_stop,
         stopped=read_object(logs.stopped) if logs else None,
         cause=read_object(logs.cause) if logs else None,
         stuck=stuck_attempts(job),
@@ -90,10 +90,7 @@ def _write(
         "checkpoint": newest_step(job.run_dir),
         "excluded": list(decision.exclude),
     }
-    with job.ended.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_durably(job.ended, [json.dumps(record)])
 
 
 def _avoiding(decision: Decision) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from launcher.cluster.restarts import newest_step
 from launcher.cluster.slurm.chain import Chain
 from launcher.cluster.slurm.script import JobPlan
+from launcher.files.remove import remove
 from launcher.files.write import make_folder, replace_text, write_private
 from launcher.recipe.named_files import keep_copies
 from launcher.recipe.resolve import ResolvedRun
@@ -66,4 +67,5 @@ def write_record(
 def remove_job_folders(jobs: Sequence[JobDir]) -> None:
     """Remove the folders of jobs that were never submitted."""
     for job in jobs:
-        shutil.rmtree(job.root, ignore_errors=True)
+        with contextlib.suppress(OSError):  # why it was not submitted is worth more
+            remove(job.root, within=job.run_dir.root)

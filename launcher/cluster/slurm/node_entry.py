@@ -24,7 +24,7 @@ from launcher.cluster.nodes.placement import Placement, port_for, require_head
 from launcher.cluster.slurm.commands import ask_or_empty
 from launcher.cluster.slurm.host_list import hostnames
 from launcher.errors import InputError, LauncherError, Problem
-from launcher.files.read import read_record
+from launcher.files.read import read_record, real
 from launcher.recipe.consent import Consent
 from launcher.recipe.resolve import ResolvedRun, resolve
 from launcher.recipe.run_settings import run_folder
@@ -36,7 +36,7 @@ NEEDED = ("SLURM_JOB_ID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NO
 
 def main() -> int:
     """Carry this node's part of the job; return the exit code of the whole."""
-    job_folder = Path(sys.argv[1]).resolve()
+    job_folder = real(Path(sys.argv[1]))
     job_dir = JobDir(job_folder)
     placement = placement_from(os.environ, job_folder)
     require_head(placement.head, placement.name_of(0))

@@ -15,6 +15,7 @@ from launcher.cluster.slurm.options import SHARED, Wanted
 from launcher.cluster.slurm.quoting import as_file_name_pattern, for_bash, for_sbatch
 from launcher.cluster.slurm.site_schema import Container
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_text
 from launcher.run_dir import JobDir
 from launcher.shipped import shipped_folder
 
@@ -128,7 +129,7 @@ def render(template: Path, **values: Any) -> str:
     )
     environment.filters |= {"sh": for_bash, "sbatch": for_sbatch}
     try:
-        return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+        return environment.from_string(read_text(template)).render(values)
     except (TemplateError, OSError, UnicodeDecodeError) as error:
         line = getattr(error, "lineno", None)
         place = f"{template}:{line}" if line else str(template)

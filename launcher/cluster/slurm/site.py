@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from launcher.cluster.slurm.site_schema import Site
 from launcher.cluster.slurm.site_values import bad_values
 from launcher.errors import InputError, Problem
+from launcher.files.read import read_text, why_unreadable
 from launcher.recipe.extends import display
 from launcher.recipe.read_yaml import parse_yaml
 from launcher.recipe.schema_problems import schema_problems
@@ -53,9 +54,10 @@ def load_site(given: Path | None) -> LoadedSite:
         return LoadedSite(Site(), None, Node({}, "no site file"))
     name = display(path)
     try:
-        root = parse_yaml(path.read_text(encoding="utf-8"), name)
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(Problem(name, "", f"can't be read: {error}.")) from error
+        raise InputError(Problem(name, "", f"{why_unreadable(error)}.")) from error
+    root = parse_yaml(text, name)
     root = Node({}, root.place) if root.value is None else root
     if not isinstance(root.value, dict):
         message = "a site file is a mapping of keys."

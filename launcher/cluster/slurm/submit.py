@@ -106,7 +106,7 @@ def _holding(locks: Iterable[Path]) -> Iterator[None]:
 def _make_ready(submission: Submission, run_dirs: Sequence[RunDir], *, prepares: bool) -> int:
     """Write what the ranks will read into each run folder; return the exit code of tokenising."""
     for run, run_dir in zip(submission.runs, run_dirs, strict=True):
-        run_dir.stop_request.unlink(missing_ok=True)
+        run_dir.take_back_stop()
         print_warnings(run)
         write_settings(run, run_dir)
         code = _prepare(run, run_dir) if prepares else 0

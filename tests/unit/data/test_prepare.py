@@ -292,7 +292,7 @@ def test_a_template_file_replaces_the_tokenizer_s() -> None:
     assert decoded(prepare(recipe([{"messages": CHAT}], model=model))) == ["[hi][yo]"]
     for content, message in (
         ("\n{% for %}", "mine.jinja:2: model.chat_template: not a Jinja template: "),
-        (b"\xff", "mine.jinja: model.chat_template: can't be read: "),
+        (b"\xff", "mine.jinja: model.chat_template: is not UTF-8: "),
     ):
         Path("mine.jinja").write_bytes(content.encode() if isinstance(content, str) else content)
         (problem,) = problems_of(recipe([{"messages": CHAT}], model=model))
@@ -478,3 +478,18 @@ def test_the_command_ends_a_mistake_with_its_message_alone(
     assert captured.out == ""
     assert captured.err.startswith("train.jsonl:1: needs the columns")
     assert "Traceback" not in captured.err
+
+
+def test_altered_tokens_are_prepared_anew_and_said_once() -> None:
+    settings = recipe([{"text": "abc"}] * 4)
+    before = prepare(settings)
+    rows = decoded(before)
+    tokens = Path(before.report["cache"]) / "train" / "input_ids.bin"
+    tokens.write_bytes(bytes([tokens.read_bytes()[0] ^ 1]) + tokens.read_bytes()[1:])
+    with pytest.raises(InputError, match="changed"):
+        open_prepared(settings)
+    again = prepare(settings)
+    assert "was changed since it was written: prepared anew" in again.report["replaced"]
+    assert again.report["notes"] == before.report["notes"]
+    assert decoded(again) == rows
+    assert "replaced" not in prepare(settings).report

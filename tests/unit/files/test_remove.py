@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.files.remove import remove, remove_empty
+from launcher.files.remove import remove, remove_empty, remove_file
 
 
 @pytest.fixture
@@ -71,3 +71,16 @@ def test_pipes_and_odd_names_go_too(root: Path) -> None:
 def test_a_folder_that_is_not_empty_says_how_much_is_left(root: Path) -> None:
     with pytest.raises(OSError, match="1 other files are in it, file the first"):
         remove_empty(root / "a" / "b", within=root)
+
+
+def test_a_file_or_a_link_goes_and_a_folder_stays(root: Path, archive: Path) -> None:
+    (root / "link").symlink_to(archive)
+    remove_file(root / "link", within=root)
+    remove_file(root / "absent", within=root)
+    (root / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        remove_file(root / "folder", within=root)
+    with pytest.raises(OSError, match="lies outside"):
+        remove_file(archive / "other", within=root)
+    assert archive.is_dir()
+    assert not (root / "link").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,17 +33,18 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_model(shapes: dict[str, list[int]], **config: Any) -> None:
-    """Write a model of headers alone: its tensors say that they are there."""
+    """Write a model of headers, and a hole where the tensors would be."""
     folder = Path("model")
     folder.mkdir(exist_ok=True)
     config = {"hidden_size": 500, "max_position_embeddings": 256, **config}
     (folder / "config.json").write_text(json.dumps(config))
-    header = {
-        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
-        for name, shape in shapes.items()
-    }
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded)
+    os.truncate(folder / "model.safetensors", 8 + len(encoded) + end)
 
 
 def plan(*overrides: str) -> DiskPlan:

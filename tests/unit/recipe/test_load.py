@@ -144,5 +144,5 @@ def test_defaults_of_the_method_hold(folder: Path) -> None:
 
 
 def test_a_folder_is_not_a_recipe(folder: Path) -> None:
-    with pytest.raises(InputError, match="sub: is a folder, need a recipe file"):
+    with pytest.raises(InputError, match="sub: is a folder, not a file"):
         load_recipe(folder / "sub")

@@ -69,6 +69,23 @@ def test_the_users_files_play_no_part_any_more(
     assert again.digest == begun.digest  # the copies are no change to the recipe
 
 
+@pytest.mark.parametrize("kept", [of_the_run, of_the_job])
+@pytest.mark.parametrize("change", [edit, delete])
+def test_nor_in_a_run_of_another_name(
+    change: Callable[[], None], kept: Callable[[RunDir], Path], begun: ResolvedRun
+) -> None:
+    """As of `--fresh`, which begins `demo-2` with the recipe that `demo` keeps."""
+    change()
+    other = resolve(kept(run_folder(begun)), ["run.name=demo-2"], fresh=True)
+    assert other.zero_stage == 2
+    write_settings(other, run_folder(other))
+    again = resolve(run_folder(other).resolved)
+    assert again.deepspeed == begun.deepspeed
+    assert {file.data for file in again.files.values()} == {
+        file.data for file in begun.files.values()
+    }
+
+
 def test_the_same_command_takes_the_edited_files_and_their_copies_follow(
     begun: ResolvedRun,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,10 @@ def _files_written_just_now_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "RACY_SECONDS", -60.0)
 
 
+CACHE = ".launcher-cache"
+TOKENS = f"{CACHE}/stored/build/train/input_ids.bin"
+
+
 @pytest.fixture
 def run(resolved: Resolve, tmp_path: Path) -> ResolvedRun:
     """A run whose data are prepared from files in a folder and a glob, with a tokenizer."""
@@ -46,7 +51,7 @@ def run(resolved: Resolve, tmp_path: Path) -> ResolvedRun:
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n' * 24)
     (tmp_path / "more-1.jsonl").write_text('{"text": "b"}\n')
     run = resolved(*OVERRIDES)
-    prepare(run, tmp_path / "stored")
+    prepare(run, tmp_path / CACHE / "stored")
     return run
 
 
@@ -88,8 +93,8 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "one more file beside it": lambda folder: (folder / "tokenizer/added.json").write_text("{}"),
     "base model": lambda folder: (folder / "model/config.json").touch(),
     "template": lambda folder: (folder / "template.jinja").write_text("{{ message }}"),
-    "tokens cut": lambda folder: (folder / "stored/build/train/input_ids.bin").write_bytes(b"1"),
-    "tokens gone": lambda folder: (folder / "stored/done.json").unlink(),
+    "tokens cut": lambda folder: (folder / TOKENS).write_bytes(b"1"),
+    "tokens gone": lambda folder: (folder / CACHE / "stored/done.json").unlink(),
 }
 
 
@@ -98,6 +103,15 @@ def test_a_change_is_seen(change: str, run: ResolvedRun, resolved: Resolve, tmp_
     assert prepared_before(resolved(*OVERRIDES), run_folder(run)) == SUMMARY
     CHANGES[change](tmp_path)
     assert prepared_before(resolved(*OVERRIDES), run_folder(run)) is None
+
+
+def test_a_copy_of_the_cache_is_not_ready(
+    run: ResolvedRun, resolved: Resolve, tmp_path: Path
+) -> None:
+    """Its marker names the folder that it was copied from."""
+    shutil.copytree(tmp_path / CACHE, tmp_path / "copied")
+    other = resolved(*OVERRIDES, "data.cache_dir=copied")
+    assert prepared_before(other, run_folder(other)) is None
 
 
 def test_another_version_is_a_change(run: ResolvedRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +128,7 @@ def test_another_recipe_has_a_marker_of_its_own(run: ResolvedRun, resolved: Reso
 def test_recipes_that_differ_in_other_things_share_it(resolved: Resolve, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n' * 24)
     first, other = resolved(), resolved("run.name=other", "train.learning_rate=2e-5")
-    prepare(first, tmp_path / "stored")
+    prepare(first, tmp_path / CACHE / "stored")
     assert prepared_before(other, run_folder(other)) == SUMMARY
 
 
@@ -124,7 +138,7 @@ def test_a_file_that_changed_moments_ago_is_not_trusted(
     monkeypatch.setattr(prepared, "RACY_SECONDS", 2.0)
     _rows(tmp_path)
     assert sources_state(run) is None
-    prepare(run, tmp_path / "stored")
+    prepare(run, tmp_path / CACHE / "stored")
     monkeypatch.setattr(prepared, "RACY_SECONDS", -60.0)
     assert prepared_before(run, run_folder(run)) is None
 
@@ -134,7 +148,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_trusted(
 ) -> None:
     before = sources_state(run)
     _rows(tmp_path)
-    mark_prepared(run, tmp_path / "stored/build", before, INPUTS, SUMMARY)
+    mark_prepared(run, tmp_path / CACHE / "stored/build", before, INPUTS, SUMMARY)
     assert prepared_before(run, run_folder(run)) is None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def loading(tmp_path: Path) -> Loading:
     return Loading(tmp_path / "op")
 
 
+@contextmanager
+def running(command: Sequence[str], folder: Path) -> Iterator[None]:
+    process = subprocess.Popen(command, cwd=folder)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -75,19 +86,13 @@ def test_who_compiles_is_on_record_and_shows_progress(loading: Loading) -> None:
         assert loading.heartbeat.place.phase == "compile op"
         with (loading.folder / LOCK).open("w"):
             wait_for((loading.folder / RECORD).exists)
-            compiler = subprocess.Popen(BUSY, cwd=loading.folder)
-            for _ in range(2):
-                before = loading.heartbeat.place.progressed
-                wait_for(lambda since=before: loading.heartbeat.place.progressed > since)
-            compiler.kill()
-            compiler.wait()
+            with running(BUSY, loading.folder):
+                for _ in range(2):
+                    before = loading.heartbeat.place.progressed
+                    wait_for(lambda since=before: loading.heartbeat.place.progressed > since)
             # No progress: a compiler that does nothing, and a child that works at something else.
-            idle = subprocess.Popen(["sleep", "600"], cwd=loading.folder)
-            other = subprocess.Popen(BUSY)
-            wait_for(lambda: stands_still(loading.heartbeat))
-            for process in (idle, other):
-                process.kill()
-                process.wait()
+            with running(["sleep", "600"], loading.folder), running(BUSY, Path("/")):
+                wait_for(lambda: stands_still(loading.heartbeat))
         (loading.folder / LOCK).unlink()
     assert not (loading.folder / RECORD).exists()
     assert loading.heartbeat.place.phase == "load"
