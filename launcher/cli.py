@@ -304,7 +304,7 @@ def report(run_folder: RunFolder) -> None:
     from launcher.metrics.report import build_report
     from launcher.run_dir import RunDir
 
-    typer.echo(build_report(RunDir(run_folder)))
+    typer.echo(for_terminal(str(build_report(RunDir(run_folder)))))
 
 
 def _require_text(arguments: Sequence[str]) -> None:

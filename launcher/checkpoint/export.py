@@ -133,7 +133,7 @@ def _move_into_place(folder: Path, out: Path) -> None:
         if (out / path.name).exists() or any(fnmatchcase(path.name, name) for name in WEIGHTS):
             remove(path, within=old)
     if any(old.iterdir()):
-        print(f"{old}: files that no export has written, kept.")  # noqa: T201 - this is a command
+        print(f"{for_terminal(str(old))}: files that no export has written, kept.")  # noqa: T201 - this is a command
     else:
         remove_empty(old, within=out.parent)
 
@@ -180,7 +180,8 @@ def _run(arguments: argparse.Namespace) -> int:
     merge = arguments.merge or recipe.export.merge
     report = export(run_dir, recipe, checkpoint, merge=merge, out=out)
     print(  # noqa: T201 - this is a command
-        f"{out}: {report.kind}, {report.num_tensors} tensors, {report.num_bytes / 1e6:.1f} MB, "
+        f"{for_terminal(str(out))}: {report.kind}, {report.num_tensors} tensors, "
+        f"{report.num_bytes / 1e6:.1f} MB, "
         f"step {report.step}; logits differ by {report.max_logit_difference:.2g} from the "
         f"{report.reference} (allowed {report.tolerance:g})"
     )

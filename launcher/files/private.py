@@ -44,7 +44,7 @@ def why_not_own(folder: Path) -> str | None:
     if not stat.S_ISDIR(found.st_mode):
         return "is no folder"
     if found.st_uid != os.geteuid():
-        return f"belongs to user {found.st_uid}"
+        return f"belongs to uid {found.st_uid}"
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"can be written to by others (mode {mode:04o})"
     return None

@@ -37,13 +37,18 @@ def truncate_after(path: Path, step: int) -> Resumed:
     A kill at any moment leaves the old file or the new one.
     """
     found = read_lines(path)
-    kept = [record for record in found.records if -1 < _step(record) <= step]
-    cut = len(found.records) - len(kept)
-    return Resumed(_make_clean(path, found, kept), cut, kept)
+    ours = [record for record in found.records if _step(record) > -1]
+    kept = [record for record in ours if _step(record) <= step]
+    return Resumed(_make_clean(path, found, ours, kept), len(ours) - len(kept), kept)
 
 
-def _make_clean(path: Path, found: Lines, kept: list[Record]) -> tuple[str, ...]:
-    """See to it that the file holds the records that are kept and no more; return what to say."""
+def _make_clean(
+    path: Path, found: Lines, ours: list[Record], kept: list[Record]
+) -> tuple[str, ...]:
+    """See to it that the file holds the records that are kept and no more; return what to say.
+
+    `ours`: those that a launch can have written.
+    """
     if found.unreadable:
         aside = path.with_name(f"{path.name}.{time.time_ns()}")
         rename(path, aside)  # whatever it is, it may be somebody's
@@ -51,8 +56,14 @@ def _make_clean(path: Path, found: Lines, kept: list[Record]) -> tuple[str, ...]
     if len(kept) < len(found.records) or not found.is_clean:
         text = "".join(encode(record) + "\n" for record in kept)
         replace_durably(path, text.encode())
-    lines = ", ".join(map(str, found.bad_lines))
-    return (f"{path.name}: dropped torn line {lines}",) if lines else ()
+    notes = []
+    if found.bad_lines:
+        lines = ", ".join(map(str, found.bad_lines))
+        notes.append(f"{path.name}: dropped torn line {lines}")
+    if len(ours) < len(found.records):
+        others = len(found.records) - len(ours)
+        notes.append(f"{path.name}: dropped {others} records that no launch writes")
+    return tuple(notes)
 
 
 class JsonlWriter:
@@ -66,7 +77,8 @@ class JsonlWriter:
         ensure_folder(run_dir.root)
         resumed = truncate_after(run_dir.metrics, resume_step)
         events = read_lines(run_dir.events)
-        self.notes = resumed.notes + _make_clean(run_dir.events, events, events.records)
+        ours = [event for event in events.records if event.text("kind") is not None]
+        self.notes = resumed.notes + _make_clean(run_dir.events, events, ours, ours)
         """What was dropped or put aside of earlier records."""
         self._last_step = {
             "train/loss": _last_step(resumed.kept, is_train=True),

@@ -70,8 +70,6 @@ def parse_yaml(text: str, name: str, *, place: str | None = None) -> Node:
         return _Builder(name, place).document(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         raise InputError(_syntax_problem(error, name, text)) from error
-    except IndexError as error:  # out of ruamel.yaml's reader of escapes
-        raise InputError(Problem(name, "", "not YAML: an escape that is no character.")) from error
     except (YAMLError, ValueError, OverflowError) as error:  # the last two: \U beyond Unicode
         where = f"at character {error.position + 1}" if hasattr(error, "position") else ""
         message = f"not YAML {where}: {getattr(error, 'reason', error)}."
@@ -143,11 +141,19 @@ class _Builder:
 
     def content(self, event: Event) -> Any:
         if isinstance(event, ScalarEvent):
-            return parse_scalar(event.value) if event.implicit[0] else event.value
+            return parse_scalar(event.value) if event.implicit[0] else self.text(event)
         if isinstance(event, SequenceStartEvent):
             return self.sequence()
         assert isinstance(event, MappingStartEvent), event
         return self.mapping()
+
+    def text(self, event: ScalarEvent) -> str:
+        """Return a quoted text; two escapes that are halves of one character are that character."""
+        try:
+            return str(event.value.encode("utf-16", "surrogatepass").decode("utf-16"))
+        except UnicodeDecodeError as error:
+            message = "half a surrogate pair (\\ud800 to \\udfff) is no character."
+            raise self.fail(event, message) from error
 
     def alias(self, event: AliasEvent) -> Node:
         if event.anchor not in self.anchors:
@@ -174,7 +180,7 @@ class _Builder:
         while not isinstance(event := next(self.events), MappingEndEvent):
             if not isinstance(event, ScalarEvent):
                 raise self.fail(event, "a key has to be plain text.")
-            key = event.value
+            key = self.text(event)
             if key == "<<":
                 raise self.fail(event, "merge keys (<<) are not YAML 1.2.", "Use `extends`.")
             if key in entries:

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from launcher.recipe.schema import (
+    MOSTS,
     NAME_PATTERN,
+    PATH_PATTERN,
     SLURM_CONSTRAINT_PATTERN,
     SLURM_NAME_PATTERN,
     TIME_PATTERN,
@@ -30,6 +32,7 @@ METHODS: dict[str, type[BaseModel]] = {
 }
 _PATTERNS = {
     NAME_PATTERN: "letters, digits, '.', '_' and '-' (text, at most 100, no '.', '_' or '-' first)",
+    PATH_PATTERN: "a path without control characters (text, at most 4095)",
     TIME_PATTERN: "minutes, hours:minutes:seconds or days-hours:minutes:seconds (text)",
     SLURM_NAME_PATTERN: "letters, digits, '_', '.', '@', '+', '-', with ',' between names (text)",
     SLURM_CONSTRAINT_PATTERN: "names of features with & | , * ( ) [ ] between them (text)",
@@ -146,7 +149,7 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> str:
         f"{sign} {getattr(entry, name)}"
         for name, sign in _BOUNDS
         for entry in metadata
-        if getattr(entry, name, None) is not None
+        if getattr(entry, name, None) is not None and not (name == "le" and entry.le in MOSTS)
     ]
     noun = "an integer" if annotation is int else "a finite number"
     return f"{noun} {' and '.join(bounds)}".strip()

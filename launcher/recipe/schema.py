@@ -8,18 +8,32 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 # What sbatch takes (https://slurm.schedmd.com/sbatch.html#OPT_time).
-TIME_PATTERN = r"^(UNLIMITED|\d+(:[0-5]?\d){0,2}|\d+-([01]?\d|2[0-3])(:[0-5]?\d){0,2})$"
+TIME_PATTERN = (
+    r"^(UNLIMITED|[0-9]{1,9}(:[0-5]?[0-9]){0,2}"
+    r"|[0-9]{1,6}-([01]?[0-9]|2[0-3])(:[0-5]?[0-9]){0,2})$"
+)
+PATH_PATTERN = r"^[^\x00-\x1f\x7f]{1,4095}$"
 
 # They end up in a job script: what a name of a partition, account or quality of service looks like,
 # or several after commas; and what sbatch takes as a constraint.
 SLURM_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.@+,-]{0,199}$"
 SLURM_CONSTRAINT_PATTERN = r"^[A-Za-z0-9_(\[][A-Za-z0-9_.,:;=&|*()\[\]-]{0,199}$"
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+# Beyond these nothing is meant, and much breaks: generators of random numbers, sleeps, dates.
+MOST_INT = 10**15
+MOST_FLOAT = 1e15
+MOST_SECONDS = 31_536_000  # a year
+MOST_HOURS = 87_600  # ten
+MOSTS = (MOST_INT, MOST_FLOAT, MOST_SECONDS, MOST_HOURS)
+
+PositiveInt = Annotated[int, Field(ge=1, le=MOST_INT, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST_INT, strict=True)]
 Finite = Field(allow_inf_nan=False)
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, le=MOST_FLOAT, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=MOST_FLOAT, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=MOST_HOURS, allow_inf_nan=False)]
+PathText = Annotated[str, Field(pattern=PATH_PATTERN)]
 SlurmName = Annotated[str, Field(pattern=SLURM_NAME_PATTERN)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -45,22 +59,22 @@ class RunSection(Section):
     """Folder under `run.dir` and name of the wandb run and the Slurm job."""
     seed: NonNegativeInt = 42
     """Seed of the sample order, of new weights (heads, adapters) and of dropout."""
-    dir: str = "runs"
+    dir: PathText = "runs"
     """Folder that holds run folders; relative to where the command is run."""
-    max_hours: PositiveFloat | None = None
+    max_hours: Hours | None = None
     """Wall-clock limit of one launch: it stops in time to save, and the same command resumes."""
     max_restarts: NonNegativeInt = 3
     """Automatic restarts of one launch on this machine, each from a verified checkpoint."""
-    timeout_seconds: PositiveFloat = 1800.0
+    timeout_seconds: Seconds = 1800.0
     """The one timeout: how long a rank may make no progress, and a collective wait for a rank."""
-    grace_seconds: PositiveFloat | None = None
+    grace_seconds: Seconds | None = None
     """Time between a stop signal and the kill, where the cluster sets it; warns when too short."""
 
 
 class ModelSection(Section):
     """The base model."""
 
-    path: str
+    path: PathText
     """A folder with `config.json` and safetensors, or a hub name."""
     revision: str | None = None
     """Commit, tag or branch of a hub model."""
@@ -72,9 +86,9 @@ class ModelSection(Section):
     """Attention implementation; `auto` lets transformers choose."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant): less memory, more compute."""
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """Folder or hub name of the tokenizer, if it isn't the model's."""
-    chat_template: str | None = None
+    chat_template: PathText | None = None
     """File with a Jinja chat template that replaces the tokenizer's."""
     add_tokens: tuple[str, ...] = ()
     """Tokens to add to the vocabulary; the embeddings grow when they don't fit."""
@@ -140,7 +154,7 @@ Method = Annotated[
 class Source(Section):
     """One place that rows come from."""
 
-    path: str
+    path: PathText
     """JSONL, CSV, Parquet or text file, a glob of them, or the hub name of a data set."""
     split: str = "train"
     """Split of a hub data set; files have none."""
@@ -188,7 +202,7 @@ class DataSection(Section):
     """Batch rows of similar length together (within shuffled chunks): less padding."""
     packing: bool = False
     """Several rows in one sequence; not available yet."""
-    cache_dir: str = ".launcher-cache"
+    cache_dir: PathText = ".launcher-cache"
     """Folder of tokenised data, keyed by content and settings; shared by all runs."""
 
 
@@ -336,6 +350,6 @@ class Recipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
     logging: LoggingSection = LoggingSection()
-    deepspeed: str
+    deepspeed: PathText
     """DeepSpeed config: a JSON file, or the name of a shipped one (`zero2`)."""
     cluster: ClusterSection = ClusterSection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from launcher.errors import Problem
 from launcher.recipe.read_yaml import parse_scalar
 from launcher.recipe.rules_text import describe, field_rule, section_of
-from launcher.recipe.schema import Recipe
+from launcher.recipe.schema import MOSTS, Recipe
 from launcher.recipe.secrets import redact
 from launcher.recipe.tree import KeyPath, Node, dotted
 
@@ -61,7 +62,12 @@ def schema_problems(
     for detail in error.errors(include_url=False, include_context=True):
         path = real_path(detail["loc"], detail["type"], top)
         # Each alternative of a union reports on its own; the rule text names them all at once.
-        by_path.setdefault(path, _problem(path, detail["type"], detail.get("input"), root, top))
+        problem = _problem(path, detail["type"], detail.get("input"), root, top)
+        most = detail.get("ctx", {}).get("le")
+        if detail["type"] == "less_than_equal" and most in MOSTS:
+            seen = show(detail.get("input"))
+            problem = replace(problem, message=f"got {seen}, need at most {most:g}.", cure="")
+        by_path.setdefault(path, problem)
     # pydantic counts broken items as absent, and reports the list as too short besides.
     above = {path[:depth] for path in by_path for depth in range(len(path))}
     return [problem for path, problem in by_path.items() if path not in above]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def set_at(root: Node, path: KeyPath, leaf: Node) -> Node:
         return merge(root, leaf)
     key, rest = path[0], path[1:]
     if isinstance(root.value, list):
-        index = int(key) if str(key).isdigit() else -1
+        index = int(key) if re.fullmatch("[0-9]{1,9}", str(key)) else -1
         if not 0 <= index < len(root.value):
             raise KeyError(str(key))
         items = list(root.value)

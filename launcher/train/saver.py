@@ -112,6 +112,7 @@ class Saver:
         self._known = {committed_step}
         """Steps whose checkpoints this launch has written or verified."""
         self._warned: set[str] = set()
+        self._identity = _identity(session.run_dir.root)
         self._behind = None if session.recipe.checkpoint.asynchronous else False
         """Whether saves are written behind training; None until the first has been looked at."""
 
@@ -156,12 +157,13 @@ class Saver:
             return
         self.committed_step = write.step
         self._known.add(write.step)
-        seconds = time.monotonic() - write.started
+        seconds, session = time.monotonic() - write.started, self._session
         self._timings.save(seconds)
         self._warn_of_short_grace()
-        if self._session.world.is_main_process:
-            self._timings.write(self._session.run_dir)
-            self._session.recorder.event(
+        if session.world.is_main_process:
+            what = "a stop before a time limit may come too early or late"
+            self._try(write, what, functools.partial(self._timings.write, session.run_dir))
+            session.recorder.event(
                 "checkpoint",
                 step=write.step,
                 path=write.folder.name,
@@ -227,6 +229,7 @@ class Saver:
         own_bytes = sum(fragment.tensor.nbytes for fragment in live)
         if self._all_bytes is None:
             self._all_bytes = float(sum_over_ranks(_scalar(own_bytes), session.device))
+        self._require_run_folder(progress.step)
         folder = session.run_dir.checkpoint(progress.step)
         trouble = self._make_room(progress.step) if session.world.is_main_process else None
         trouble = first_trouble(trouble, session.device)
@@ -250,6 +253,21 @@ class Saver:
         )
         self._write = write
         write.thread.start()
+
+    def _require_run_folder(self, step: int) -> None:
+        """Raise TrainingError on all ranks where the run folder is another, or none. Collective.
+
+        A folder made anew would hold this checkpoint and nothing of what led to it.
+        """
+        session = self._session
+        root = session.run_dir.root
+        is_gone = session.world.is_main_process and _identity(root) != self._identity
+        if decided_by_main(int(is_gone), session.device):
+            raise TrainingError(
+                f"{root}: the run folder is gone: it was removed or moved while step {step} or one"
+                " before it was trained. Where it was moved, move it back; the same command then"
+                " resumes it."
+            )
 
     def _copy(self, live: list[Fragment], own_bytes: int) -> list[Fragment]:
         """Return what is to be written: a copy, or where no memory is free for it, the live state.
@@ -410,6 +428,14 @@ class Saver:
         if required or session.recipe.checkpoint.if_save_fails == "stop":
             raise TrainingError(message)
         session.recorder.event("save_failed", step=step, message=message)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _describe(error: Exception, folder: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tests.conftest  # noqa: F401 - sets the variables that torch reads when it is imported
 from quickstart import assets
-from tests.faults import damage, deaths, folders, inputs, saves, stops
+from tests.faults import damage, deaths, folders, hostile, inputs, saves, stops, surroundings
 from tests.faults.catalogue import FAULTS
 from tests.faults.setting import SETTINGS, Bench, Setting
 from tests.faults.table import Result, load_results, save_results, write_table
@@ -52,7 +52,7 @@ def all_trials(bench: Bench, wanted: set[str], looked_at: list[Setting] = SETTIN
     Those of F3 and F4 are known only from an undisturbed run, of each setting in `looked_at`.
     """
     folder = Path(tempfile.mkdtemp(dir=bench.root))
-    modules = (stops, saves, damage, deaths, inputs, folders)
+    modules = (stops, saves, damage, deaths, inputs, folders, hostile, surroundings)
     trials = [trial for module in modules for trial in module.TRIALS]
     if "F1" in wanted:
         trials += deaths.kills_at_random_steps(SEED)

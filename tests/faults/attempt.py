@@ -43,10 +43,12 @@ def attempt(
     world_size: int = 2,
     meanwhile: Callable[[list[int]], None] | None = None,
     deadline_seconds: float = 120.0,
+    prepares: bool = True,
 ) -> Attempt:
     """Run forked ranks to their end; `meanwhile` gets their process ids while they run."""
     path = write_recipe(folder, recipe)
-    prepare(path)
+    if prepares:
+        prepare(path)
     ranks = start_ranks(world_size, _rank, path, sabotage)
     if meanwhile is not None:
         meanwhile(ranks.pids)

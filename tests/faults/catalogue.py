@@ -143,5 +143,48 @@ FAULTS = {
             "checkpoints are moved to an archive and linked back",
             "pruning removes the link alone; a run resumes through one; the archive is untouched",
         ),
+        Fault(
+            "F29",
+            "nobody reads what is printed any more",
+            "training goes on; a warning says so; bitwise the same",
+        ),
+        Fault(
+            "F30",
+            "stray and hostile entries in every folder of a run: pipes, devices, loops of links,"
+            " sockets, gigabytes",
+            "no reader of the folder fails; the run resumes bitwise the same; what is in the way of"
+            " a result is refused by name",
+        ),
+        Fault(
+            "F31",
+            "odd records in every file of a run",
+            "set aside, counted and said, bitwise the same; an odd recipe is refused by name",
+        ),
+        Fault(
+            "F32",
+            "prepared data are altered at equal size",
+            "the ranks refuse them; the same command prepares them anew, bitwise the same",
+        ),
+        Fault(
+            "F33",
+            "step numbers grow from six digits to seven",
+            "the oldest checkpoints are pruned, the newest is resumed, bitwise the same",
+        ),
+        Fault(
+            "F34",
+            "strangers at the port where nodes meet: many, silent, rude",
+            "the nodes meet, the losses are those of a run without strangers",
+        ),
+        Fault(
+            "F35",
+            "the run folder becomes read-only, or is removed, in the middle of a run",
+            "the run ends with one error that names it; once it is back the same command resumes"
+            " bitwise the same",
+        ),
+        Fault(
+            "F36",
+            "another user made a folder first: of the run, the data, the compiled kernels",
+            "refused by name with a cure, or a fresh one is taken; nothing of it is used",
+        ),
     )
 }

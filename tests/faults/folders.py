@@ -43,7 +43,7 @@ def cannot_be_removed(how: Callable[[Path], None]) -> Callable[[Bench, Setting, 
         run_dir = run_folder(recipe)
         old = run_dir.checkpoint(OLD)
         try:
-            done = attempt(recipe, folder, _on_rank_0(LATER, lambda: how(old)))
+            done = attempt(recipe, folder, on_rank_0(LATER, lambda: how(old)))
         finally:
             subprocess.run(["chattr", "-R", "-i", str(old)], capture_output=True)
         assert done.statuses == [0, 0], done.text
@@ -126,7 +126,7 @@ def linked_while_training(bench: Bench, setting: Setting, folder: Path) -> str:
         shutil.copytree(run_dir.checkpoint(OLD), kept)
         _move_and_link(run_dir.checkpoint(OLD), archive)
 
-    done = attempt(recipe, folder, _on_rank_0(LATER, move))
+    done = attempt(recipe, folder, on_rank_0(LATER, move))
     assert done.statuses == [0, 0], done.text
     assert "manifest.json" in _contents(kept)
     assert _contents(archive) == _contents(kept)
@@ -140,7 +140,7 @@ def resumed_by_a_link(bench: Bench, setting: Setting, folder: Path) -> str:
     """All checkpoints of a stopped run are links; the run resumes from the newest."""
     recipe = bench.recipe(folder, setting)
     run_dir, archive = run_folder(recipe), folder / "archive"
-    killed = attempt(recipe, folder, _on_rank_0(LATER, lambda: os._exit(1)))
+    killed = attempt(recipe, folder, on_rank_0(LATER, lambda: os._exit(1)))
     assert killed.statuses[0] == 1, killed.text
     archive.mkdir()
     for old in run_dir.committed:
@@ -154,7 +154,7 @@ def resumed_by_a_link(bench: Bench, setting: Setting, folder: Path) -> str:
     return "resumed through the link, the archive untouched, bitwise the same"
 
 
-def _on_rank_0(step: int, act: Callable[[], None]) -> Sabotage:
+def on_rank_0(step: int, act: Callable[[], None]) -> Sabotage:
     def sabotage(rank: int) -> None:
         if rank == 0:
             at_step(step, act)

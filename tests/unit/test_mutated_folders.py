@@ -10,18 +10,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from launcher.cluster.follow.logs import show_logs
-from launcher.cluster.follow.read import find_run
 from launcher.cluster.follow.runs import list_runs
-from launcher.cluster.follow.status import show_status
-from launcher.errors import LauncherError
-from launcher.metrics.report import build_report
-from launcher.run_dir import RunDir
 from tests.support.checkpoints import commit
 from tests.support.followed import write_attempt, write_beat, write_cause, write_job
 from tests.support.mutate import mutate
+from tests.support.readers import read_all
 from tests.support.sample_run import write_sample_run
 
 NUM_MUTATIONS = int(os.environ.get("MUTATIONS", "40"))
@@ -59,25 +53,6 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def read_all(runs: Path) -> list[str]:
-    """Do what reads a run folder; return what was refused."""
-    refused = []
-    console = Console(file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    readers = (
-        lambda: show_status(runs / "one", watch=False, console=console),
-        lambda: show_logs(find_run(runs / "one"), str, rank=None, attempt=None, follow=False),
-        lambda: list_runs(runs),
-        lambda: build_report(RunDir(runs / "one")),
-    )
-    for reader in readers:
-        try:
-            reader()
-        except LauncherError as error:
-            refused.append(str(error))
-    console.file.close()
-    return refused
-
-
 @pytest.mark.parametrize("seed", range(NUM_MUTATIONS // 10))
 def test_nothing_is_a_traceback_or_touches_others(
     seed: int, template: Path, tmp_path: Path
@@ -89,7 +64,7 @@ def test_nothing_is_a_traceback_or_touches_others(
         said = [mutate(runs / "one", chance) for _ in range(chance.choice((1, 1, 3)))]
         before = digest_of(runs / "other")
         try:
-            read_all(runs)
+            read_all(runs / "one")
         except Exception as error:
             raise AssertionError(f"seed {seed}, {number}: {said}") from error
         assert digest_of(runs / "other") == before, said
@@ -99,4 +74,4 @@ def test_nothing_is_a_traceback_or_touches_others(
 
 def test_an_untouched_folder_is_refused_nothing(template: Path, tmp_path: Path) -> None:
     shutil.copytree(template, tmp_path / "runs", symlinks=True)
-    assert read_all(tmp_path / "runs") == []
+    assert read_all(tmp_path / "runs" / "one") == []

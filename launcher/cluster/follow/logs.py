@@ -202,6 +202,6 @@ def _host(logs: LogDir, rank: int, attempt: Attempt) -> str:
 
 def _node(path: Path, attempt: Attempt) -> str:
     """Return the node of an agent's log: launch.log is node 0's, launch-node-K.log node K's."""
-    found = re.fullmatch(r"launch-node-(\d+)\.log", path.name)
+    found = re.fullmatch(r"launch-node-([0-9]+)\.log", path.name)
     place = int(found[1]) if found else 0
     return attempt.nodes[place] if place < len(attempt.nodes) else f"node-{place}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,7 +175,7 @@ def _ask_slurm(*, must_answer: bool) -> Cluster | None:
 
 
 def _bad_job_id(job_id: str) -> list[Problem]:
-    if job_id.replace("_", "", 1).isdigit():
+    if re.fullmatch("[0-9]{1,18}(_[0-9]{1,18})?", job_id):
         return []
     return [Problem("--after", "", f"got {job_id!r}, need the number of a job.", "Example: 4242")]
 

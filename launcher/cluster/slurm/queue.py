@@ -118,7 +118,7 @@ def is_row_of(array_id: str, job_id: str) -> bool:
     wanted, underscore, task = job_id.partition("_")
     if not tasks or not underscore or job != wanted:
         return False
-    ranges = re.findall(r"(\d+)(?:-(\d+))?", tasks.partition("%")[0])
+    ranges = re.findall(r"([0-9]+)(?:-([0-9]+))?", tasks.partition("%")[0])
     return any(int(first) <= int(task) <= int(last or first) for first, last in ranges)
 
 

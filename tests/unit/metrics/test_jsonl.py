@@ -152,6 +152,21 @@ def test_a_torn_last_event_does_not_swallow_the_next(run_dir: RunDir) -> None:
     assert kinds == ["start", "resume"]
 
 
+def test_records_that_no_launch_writes_are_dropped_and_counted(run_dir: RunDir) -> None:
+    train(run_dir, 0, 2)
+    with run_dir.metrics.open("a") as file:
+        file.write('{"step": "soon"}\n{"train/loss": 1.0}\n{"step": -1}\n{"step": 1e999}\n')
+    run_dir.events.write_text('{"kind": 7}\n{"step": 1}\n{"kind": "start", "step": 0}\n')
+    writer = JsonlWriter(run_dir, resume_step=1)
+    writer.close()
+    assert writer.notes == (
+        "metrics.jsonl: dropped 4 records that no launch writes",
+        "events.jsonl: dropped 2 records that no launch writes",
+    )
+    assert steps(run_dir) == [1]
+    assert [record["kind"] for record in read_lines(run_dir.events).records] == ["start"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "huge"])
 @pytest.mark.parametrize("name", ["metrics", "events"])
 def test_what_cannot_be_read_is_put_aside_whole(run_dir: RunDir, name: str, kind: str) -> None:
