@@ -26,10 +26,11 @@ NETWORK = (
     "fuse.sshfs", "fuse.gluster", "orangefs", "pvfs",
 )  # fmt: skip
 """First letters of the types of file systems that several nodes share."""
-OLD_SECONDS = 900.0
+OLD_SECONDS = 180.0
 """A lock without a record is taken to be dead once nothing has changed beside it for so long.
 
-Who made it may be in another container, where nobody sees its processes.
+Who made it may be in another container, where nobody sees its processes. A file that takes longer
+to compile is rarer than a build that was killed.
 """
 
 

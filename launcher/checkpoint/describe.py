@@ -28,7 +28,7 @@ from transformers.dynamic_module_utils import custom_object_save, get_class_from
 from transformers.integrations import deepspeed
 
 from launcher.errors import TrainingError
-from launcher.files.read import read_json, read_text
+from launcher.files.read import read_json, read_text, require_file
 from launcher.files.write import filled_aside, replace_text
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.run_dir import RunDir
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 QUANTIZATION = "quantization.json"
 TRAINED = "trained.json"
 ADAPTER_CONFIG = "adapter_config.json"
+MOST_BYTES = 1 << 28
+"""Of a file: 256 MiB, eight times the largest tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,26 @@ def _write_description(
 
 
 def read_description(run_dir: RunDir, *, trust_remote_code: bool = False) -> Description:
-    """Read what `save_description` wrote; with the code of the model where that is trusted."""
+    """Read what `save_description` wrote; with the code of the model where that is trusted.
+
+    Raises:
+        TrainingError: it isn't there, or is no longer what was written.
+    """
     folder = run_dir.model
-    if not (folder / "config.json").is_file():
+    try:
+        return _read(folder, trust_remote_code)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainingError(
-            f"{folder}: config.json is missing, so the weights of this run can't be read. "
-            "Start the run once more: it writes this folder anew and resumes."
-        )
+            f"{folder} does not describe the model of this run any more ({lines[0]}). Start the run"
+            " once more: it writes this folder anew and resumes."
+        ) from error
+
+
+def _read(folder: Path, trust_remote_code: bool) -> Description:
+    for path in folder.iterdir():
+        if not path.is_dir():
+            require_file(path, MOST_BYTES)  # before libraries read them
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
     adapter = None
@@ -129,8 +144,14 @@ def read_description(run_dir: RunDir, *, trust_remote_code: bool = False) -> Des
         tokenizer=AutoTokenizer.from_pretrained(folder, **options),
         adapter=adapter,
         quantization=quantization,
-        trained=tuple(read_json(folder / TRAINED)),
+        trained=_names(read_json(folder / TRAINED)),
     )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{TRAINED} is no list of names")
+    return tuple(value)
 
 
 def _model_class(config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> Any:

@@ -62,6 +62,11 @@ def opened(path: Path, most_bytes: int | None = None) -> Iterator[BufferedReader
         yield file
 
 
+def require_file(path: Path, most_bytes: int) -> None:
+    """Raise OddFileError unless a library may read what lies there whole."""
+    _require_regular(path, path.stat(), most_bytes)
+
+
 def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
     """Return what is in a small file; raises as `opened` does."""
     with opened(path, most_bytes) as file:

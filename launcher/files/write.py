@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,13 @@ def rename(source: Path, target: Path) -> None:
     flush(target.parent)
 
 
+def put_aside(path: Path) -> Path:
+    """Give what lies in the way another name beside it, whatever it is; return that."""
+    aside = path.with_name(f"{path.name}.{time.time_ns()}")
+    rename(path, aside)
+    return aside
+
+
 def flush(path: Path) -> None:
     """Flush a file, or the entries of a folder so that its files are found after a power cut."""
     announce("fsync", path)
@@ -163,6 +171,8 @@ def filled_aside(folder: Path) -> Iterator[Path]:
         try:
             yield fresh
             for path in sorted(fresh.iterdir()):
+                if (folder / path.name).is_dir():  # somebody's: a file can't take its place
+                    put_aside(folder / path.name)
                 path.replace(folder / path.name)
         finally:
             remove(fresh, within=folder.parent)

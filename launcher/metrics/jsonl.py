@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TextIO
 from launcher.errors import TrainingError
 from launcher.files.lines import Lines, read_lines
 from launcher.files.read import Record
-from launcher.files.write import ensure_folder, open_append, rename, replace_durably
+from launcher.files.write import ensure_folder, open_append, put_aside, replace_durably
 from launcher.metrics.record import EvaluationRecord, Event, TrainRecord, encode
 from launcher.run_dir import RunDir
 
@@ -50,8 +49,7 @@ def _make_clean(
     `ours`: those that a launch can have written.
     """
     if found.unreadable:
-        aside = path.with_name(f"{path.name}.{time.time_ns()}")
-        rename(path, aside)  # whatever it is, it may be somebody's
+        aside = put_aside(path)  # whatever it is, it may be somebody's
         return (f"{path.name} {found.unreadable}: put aside as {aside.name}",)
     if len(kept) < len(found.records) or not found.is_clean:
         text = "".join(encode(record) + "\n" for record in kept)

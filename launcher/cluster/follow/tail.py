@@ -16,6 +16,8 @@ from launcher.run_dir import RunDir
 BLOCK_BYTES = 1 << 16
 FURTHEST_BYTES = 8 << 20
 """How far back an evaluation is looked for; further back the best one is known from the events."""
+MOST_BYTES = 1 << 28
+"""How far back anything is looked for: no launch writes as many bytes of events."""
 STEPS_MEASURED = 20
 """How many records the speed is the median of."""
 
@@ -78,8 +80,8 @@ def newest_events(run_dir: RunDir) -> NewestEvents:
     return NewestEvents(start, best)
 
 
-def lines_backwards(path: Path, furthest_bytes: int | None = None) -> Iterator[str]:
-    """Yield the lines of a file, last one first; none of a file that isn't there.
+def lines_backwards(path: Path, furthest_bytes: int = MOST_BYTES) -> Iterator[str]:
+    """Yield the lines at the end of a file, last one first; none of a file that isn't there.
 
     A line that is still being written (no newline yet) is left out.
     """
@@ -90,9 +92,9 @@ def lines_backwards(path: Path, furthest_bytes: int | None = None) -> Iterator[s
         return
 
 
-def _backwards(file: BufferedReader, furthest_bytes: int | None) -> Iterator[str]:
+def _backwards(file: BufferedReader, furthest_bytes: int) -> Iterator[str]:
     position = file.seek(0, os.SEEK_END)
-    first = max(0, position - furthest_bytes) if furthest_bytes is not None else 0
+    first = max(0, position - furthest_bytes)
     rest: bytes | None = None  # what stands before the first newline of the block after
     while position > first:
         size = min(BLOCK_BYTES, position - first)

@@ -107,6 +107,7 @@ class Reception:
         self._num_refused = 0
         self._is_closed = False
         self._server = _listen(placement)
+        self._server.settimeout(ACCEPT_SECONDS)
         self._thread = threading.Thread(target=self._accept, name="reception", daemon=True)
         self._thread.start()
 
@@ -154,7 +155,6 @@ class Reception:
         self.lines.close()
 
     def _accept(self) -> None:
-        self._server.settimeout(ACCEPT_SECONDS)
         while not self._is_closed:
             try:
                 sock, address = self._server.accept()
@@ -177,6 +177,9 @@ class Reception:
         except NotANodeError as error:
             self._say_refused(where, f"it {error}.")
             return
+        except InputError as error:  # our own key can't be read any more
+            self._say_refused(where, str(error))
+            return
         except OSError:
             return
         finally:
@@ -185,7 +188,8 @@ class Reception:
         refusal = self._admit(line, hello)
         if refusal:
             self._say_refused(line.address, refusal)
-            line.send({"kind": "refused", "why": refusal})
+            with contextlib.suppress(OSError):  # it has gone already
+                line.send({"kind": "refused", "why": refusal})
             line.connection.close()
 
     def _say_refused(self, where: str, why: str) -> None:

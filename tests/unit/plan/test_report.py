@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,11 @@ def test_rows_of_other_files_are_not_counted(folder: Path) -> None:
     assert training_rows(DataSection.model_validate({"train": [{"path": "org/data"}]})) is None
 
 
-def test_printing_shows_every_line_and_every_warning(folder: Path) -> None:
+def test_printing_shows_every_line_and_every_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # others fill the disk meanwhile
     overrides = [
         "model.path=org/name",
         "deepspeed=zero2",
