@@ -74,8 +74,11 @@ class Stopped(LauncherError):
         super().__init__(f"stopped {when} ({reason}); the same command resumes it.")
 
 
-NOT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE}
-"""A system's errors that no other path would have spared."""
+OF_A_PATH = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EFBIG, errno.ENXIO,
+}  # fmt: skip
+"""A system's errors that another path, or other permissions, would have spared."""
 
 
 @contextmanager
@@ -87,8 +90,7 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        path, reason = str(error.filename or "a file"), error.strerror or str(error)
-        if error.errno in NOT_OF_THE_USER:
-            raise LauncherError(f"{path}: {reason}.") from error
+        if error.filename is None or error.errno not in OF_A_PATH:
+            raise LauncherError(f"{type(error).__name__}: {error}.") from error
         cure = "Correct the path, or its permissions."
-        raise InputError(Problem(path, "", f"{reason}.", cure)) from error
+        raise InputError(Problem(str(error.filename), "", f"{error.strerror}.", cure)) from error

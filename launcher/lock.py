@@ -73,8 +73,10 @@ class FolderLock:
         _held.remove(self)
         self._released.set()
         self._renewal.join()
-        remove_file(self._path, within=self._path.parent)
-        os.close(self._descriptor)
+        try:
+            remove_file(self._path, within=self._path.parent)
+        finally:
+            os.close(self._descriptor)
 
     def __enter__(self) -> FolderLock:
         return self
@@ -106,12 +108,16 @@ def hold(path: Path, command: str) -> FolderLock:
         except OddFileError as error:
             problem = Problem(str(path), "", f"{error.strerror}.", "Remove it.")
             raise InputError(problem) from None
-        other = _holder_in_the_way(path, descriptor)
-        if other is None and _is_same_file(path, descriptor):
-            _sign(descriptor, command)
-            lock = FolderLock(path, descriptor)
-            _held.append(lock)
-            return lock
+        try:
+            other = _holder_in_the_way(path, descriptor)
+            if other is None and _is_same_file(path, descriptor):
+                _sign(descriptor, command)
+                lock = FolderLock(path, descriptor)
+                _held.append(lock)
+                return lock
+        except BaseException:
+            os.close(descriptor)  # with it goes the kernel's lock
+            raise
         os.close(descriptor)
         if other is None:
             continue  # its holder has just released and removed it: take the next one

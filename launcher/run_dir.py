@@ -318,10 +318,12 @@ class RunDir:
 
 
 def is_kept_recipe(recipe: Path) -> bool:
-    """Tell whether a recipe is one that some run or job keeps, with copies of what it names."""
+    """Tell whether some run or job keeps this recipe, with copies of what it names."""
     path = real(recipe)
-    kept = (RunDir(path.parent).resolved, JobDir(path.parent).recipe)
-    return path in kept and path.with_name(COPIES[DEEPSPEED]).is_file()
+    is_of_a_run = path == RunDir(path.parent).resolved
+    if is_of_a_run and path.with_name(COPIES[DEEPSPEED]).is_file():
+        return True
+    return JobDir(path.parent).run_dir.keeps(path)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -13,6 +13,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from launcher.checkpoint.consolidate import LazyTensor
 from launcher.files.read import read_json
 from launcher.recipe.schema import Recipe
+from launcher.recipe.weight_files import MAX_HEADER_BYTES
 
 
 def base_files(recipe: Recipe) -> dict[str, Path]:
@@ -24,7 +25,7 @@ def base_files(recipe: Recipe) -> dict[str, Path]:
     index = _find(recipe, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
         return {}
-    weight_map: dict[str, str] = read_json(index)["weight_map"]
+    weight_map: dict[str, str] = read_json(index, MAX_HEADER_BYTES)["weight_map"]
     return {name: index.parent / file for name, file in weight_map.items()}
 
 

@@ -27,9 +27,10 @@ from transformers import (
 from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 from transformers.integrations import deepspeed
 
-from launcher.errors import TrainingError
-from launcher.files.read import read_json, read_text, require_file
-from launcher.files.write import filled_aside, replace_text
+from launcher.errors import LauncherError, TrainingError
+from launcher.files.read import read_bytes, read_json
+from launcher.files.write import NewFile, filled_aside, replace_text
+from launcher.recipe.model_folder import require_readable
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.run_dir import RunDir
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 QUANTIZATION = "quantization.json"
 TRAINED = "trained.json"
 ADAPTER_CONFIG = "adapter_config.json"
-MOST_BYTES = 1 << 28
-"""Of a file: 256 MiB, eight times the largest tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -112,21 +111,39 @@ def read_description(run_dir: RunDir, *, trust_remote_code: bool = False) -> Des
     Raises:
         TrainingError: it isn't there, or is no longer what was written.
     """
-    folder = run_dir.model
+    with as_described(run_dir):
+        try:
+            return _read(run_dir.model, trust_remote_code)
+        except OSError as error:
+            raise _changed(run_dir, error) from error
+
+
+@contextmanager
+def as_described(run_dir: RunDir) -> Iterator[None]:
+    """Turn into one error what libraries raise over a description that was changed since.
+
+    Raises:
+        TrainingError: in place of whatever an odd value leads to.
+    """
     try:
-        return _read(folder, trust_remote_code)
+        yield
+    except (LauncherError, OSError):  # said already; a full disk
+        raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrainingError(
-            f"{folder} does not describe the model of this run any more ({lines[0]}). Start the run"
-            " once more: it writes this folder anew and resumes."
-        ) from error
+        raise _changed(run_dir, error) from error
+
+
+def _changed(run_dir: RunDir, error: Exception) -> TrainingError:
+    lines = str(error).strip().splitlines() or [""]
+    return TrainingError(
+        f"{run_dir.model} does not describe the model of this run"
+        f" ({type(error).__name__}: {lines[0]}). Start the run once more: it writes this folder"
+        " anew and resumes."
+    )
 
 
 def _read(folder: Path, trust_remote_code: bool) -> Description:
-    for path in folder.iterdir():
-        if not path.is_dir():
-            require_file(path, MOST_BYTES)  # before libraries read them
+    require_readable(folder, str(folder), "")
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
     adapter = None
@@ -169,7 +186,9 @@ def save_companions(description: Description, run_dir: RunDir, folder: Path) -> 
     description.tokenizer.save_pretrained(folder)
     source = run_dir.model
     for code in source.glob("*.py"):
-        replace_text(folder / code.name, read_text(code), mode=0o666)
+        with NewFile(folder / code.name, 0o666) as file:  # as bytes: its encoding is its own
+            file.write(read_bytes(code))
+            file.finish()
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
 

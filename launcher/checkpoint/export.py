@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import re
 import sys
 import time
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.checkpoint.consolidate import trained_tensors
-from launcher.checkpoint.describe import plain_transformers, read_description, save_companions
+from launcher.checkpoint.describe import (
+    as_described,
+    plain_transformers,
+    read_description,
+    save_companions,
+)
 from launcher.checkpoint.fragments import SavedTensors
 from launcher.checkpoint.kinds import (
     ExportReport,
@@ -38,7 +45,10 @@ from launcher.recipe.remote_code import check_remote_code
 from launcher.recipe.schema import Recipe
 from launcher.run_dir import RunDir
 
-WEIGHTS = ("model.safetensors*", "model-*-of-*.safetensors", "adapter_*", "*config.json")
+WEIGHTS = re.compile(
+    r"model\.safetensors(\.index\.json)?|model-\d{5}-of-\d{5}\.safetensors"
+    r"|adapter_model\.safetensors|(adapter_|generation_)?config\.json"
+)
 """What exports of different kinds write; the rest is the same for all of a run."""
 
 
@@ -58,7 +68,11 @@ def export(
     remove(folder, within=out.parent)  # of an export that was killed
     make_folder(folder, mode=0o777)  # for others to read, as far as the umask allows
     try:
-        with plain_transformers(), SavedTensors(checkpoint, manifest) as saved:
+        with (
+            as_described(run_dir),
+            plain_transformers(),
+            SavedTensors(checkpoint, manifest) as saved,
+        ):
             trusted = recipe.model.trust_remote_code
             description = read_description(run_dir, trust_remote_code=trusted)
             found = trained_tensors(saved)
@@ -82,8 +96,7 @@ def export(
         with contextlib.suppress(OSError):  # what went wrong is worth more
             remove(folder, within=out.parent)
         raise
-    _move_into_place(folder, out)
-    return report
+    return replace(report, kept_beside=_move_into_place(folder, out))
 
 
 def _write_companions(work: Work, report: ExportReport) -> None:
@@ -117,25 +130,36 @@ def _refuse_foreign(run_dir: RunDir, out: Path) -> None:
         raise InputError(Problem(str(out), "--out", "is not an empty folder.", "Name a new one."))
 
 
-def _move_into_place(folder: Path, out: Path) -> None:
-    """Put an export in the place of an earlier one; what no export has written stays beside it."""
-    if not out.exists():
-        rename(folder, out)
-        return
-    old = out.with_name(f"{out.name}-replaced-{time.time_ns()}")
-    rename(out, old)
-    try:
-        rename(folder, out)
-    except BaseException:
-        rename(old, out)
-        raise
-    for path in sorted(old.iterdir()):
-        if (out / path.name).exists() or any(fnmatchcase(path.name, name) for name in WEIGHTS):
-            remove(path, within=old)
-    if any(old.iterdir()):
-        print(f"{for_terminal(str(old))}: files that no export has written, kept.")  # noqa: T201 - this is a command
+def _move_into_place(folder: Path, out: Path) -> tuple[str, ...]:
+    """Put an export in the place of an earlier one; return the folders of what no export writes.
+
+    A kill in between leaves the earlier one under its other name, which the next export tidies.
+    """
+    if out.exists() and any(out.iterdir()):
+        old = out.with_name(f"{out.name}-replaced-{time.time_ns()}")
+        rename(out, old)
+        try:
+            rename(folder, out)
+        except BaseException:
+            rename(old, out)
+            raise
     else:
-        remove_empty(old, within=out.parent)
+        rename(folder, out)
+    replaced = re.compile(re.escape(out.name) + "-replaced-[0-9]{19}")
+    olds = [path for path in out.parent.iterdir() if replaced.fullmatch(path.name)]
+    return tuple(old.name for old in sorted(olds) if old.is_dir() and not _tidy(old, out))
+
+
+def _tidy(old: Path, out: Path) -> bool:
+    """Remove what an export has written from an earlier one; tell whether nothing else is left."""
+    for path in old.iterdir():
+        if WEIGHTS.fullmatch(path.name) or (out / path.name).exists():
+            with contextlib.suppress(OSError):  # it stays, and is named
+                remove(path, within=old)
+    if any(old.iterdir()):
+        return False
+    remove_empty(old, within=out.parent)
+    return True
 
 
 def _require_trust(run_dir: RunDir, recipe: Recipe, *, allowed: bool) -> None:
@@ -176,7 +200,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _require_trust(run_dir, recipe, allowed=arguments.trust_remote_code)
     best = (arguments.weights or recipe.export.weights) == "best"
     checkpoint = (best_verified(run_dir) if best else None) or newest_verified(run_dir)
-    out = arguments.out or run_dir.export
+    out = Path(os.path.abspath(arguments.out or run_dir.export))  # noqa: PTH100 - links stay
     merge = arguments.merge or recipe.export.merge
     report = export(run_dir, recipe, checkpoint, merge=merge, out=out)
     print(  # noqa: T201 - this is a command
@@ -185,6 +209,9 @@ def _run(arguments: argparse.Namespace) -> int:
         f"step {report.step}; logits differ by {report.max_logit_difference:.2g} from the "
         f"{report.reference} (allowed {report.tolerance:g})"
     )
+    for name in report.kept_beside:
+        kept = for_terminal(str(out.with_name(name)))
+        print(f"{kept}: what lay there and no export has written")  # noqa: T201 - this is a command
     return 0
 
 

@@ -49,6 +49,8 @@ class ExportReport:
     """What the reloaded export was compared with."""
     live_difference: float
     """The same difference to the live model; not the reference for a merged QLoRA."""
+    kept_beside: tuple[str, ...] = ()
+    """Folders of what lay in the export's place and no export has written."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""

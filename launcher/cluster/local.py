@@ -22,6 +22,7 @@ from launcher.cluster.node.signals import StopSignals
 from launcher.cluster.node.supervise import Alone
 from launcher.cluster.outcome import print_prepared, print_stop, print_summary, print_warnings
 from launcher.cluster.report import Result, merge
+from launcher.errors import InputError
 from launcher.lock import hold
 from launcher.recipe.check import KeyedRule
 from launcher.recipe.consent import NO_CONSENT, Consent
@@ -80,16 +81,24 @@ def run_local(
         InputError: the recipe can't be run on this machine, or another launch holds its folder.
     """
     num_gpus = visible_gpus()
-    resolved = resolve_launch(
-        recipe, overrides, processes, num_gpus, fresh=fresh, consent=consent, rules=rules
-    )
-    require_this_machine(resolved, num_gpus, processes)
-    run_dir = run_folder(resolved)
-    if run_dir.summary.exists():
-        print_summary(run_dir, already=True)
-        return 0
+    while True:
+        resolved = resolve_launch(
+            recipe, overrides, processes, num_gpus, fresh=fresh, consent=consent, rules=rules
+        )
+        require_this_machine(resolved, num_gpus, processes)
+        run_dir = run_folder(resolved)
+        if run_dir.summary.exists():
+            print_summary(run_dir, already=True)
+            return 0
+        try:
+            lock = hold(run_dir.lock, "launcher run")
+            break
+        except InputError:
+            if not fresh:
+                raise
+            # Another launch has just taken this name: the next one is free.
     deadline = monotonic_deadline(resolved.recipe.run.max_hours)
-    with hold(run_dir.lock, "launcher run"), StopSignals() as signals:
+    with lock, StopSignals() as signals:
         run_dir.take_back_stop()
         print_warnings(resolved)
         write_settings(resolved, run_dir)

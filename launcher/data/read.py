@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from launcher.data.parquet import read_parquet
 from launcher.data.rows import Part, Row
 from launcher.data.text_files import read_csv, read_json, read_jsonl, read_lines
 from launcher.errors import InputError, Problem
+from launcher.files.read import opened, why_unreadable
 from launcher.recipe.schema import Columns, Source
 
 Read = Callable[[Path], Iterator[Row | Problem]]
@@ -66,16 +68,30 @@ def _find(source: Source, columns: Columns, key: str, cache_dir: Path) -> Iterat
         yield _file(path, known, key, cache_dir)
     elif glob.has_magic(source.path):
         names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (may be absolute)
-        files = [Path(name) for name in names if Path(name).is_file()]
+        files = [Path(name) for name in names if not Path(name).is_dir()]
         for file in files:
-            yield _file(file, known, key, cache_dir)
+            yield _file(file, known, key, cache_dir) if file.is_file() else _odd(file, key)
         if not files:
             message = f"the pattern matches no file; looked from {Path.cwd()}."
             yield Problem(source.path, key, message)
-    elif path.is_dir() or (_HUB_NAME.match(source.path) and _suffix(path) not in known):
+    elif path.is_dir() or (
+        _HUB_NAME.match(source.path) and _suffix(path) not in known and not os.path.lexists(path)
+    ):
         yield load_split(source, key, cache_dir)
+    elif os.path.lexists(path):
+        yield _odd(path, key)
     else:
         yield Problem(source.path, key, f"no such file; looked from {Path.cwd()}.")
+
+
+def _odd(path: Path, key: str) -> Problem:
+    """Say what lies there in the place of a file."""
+    try:
+        with opened(path):
+            reason = "is no file"
+    except OSError as error:
+        reason = why_unreadable(error)
+    return Problem(str(path), key, f"{reason}.", "Remove it, or name the files one by one.")
 
 
 def _file(path: Path, known: dict[str, Read], key: str, cache_dir: Path) -> Part | Problem:

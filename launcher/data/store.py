@@ -80,7 +80,9 @@ def _require_own(*folders: Path) -> None:
         reason = why_not_own(folder)
         if reason is not None:
             message = f"{reason}: others could change what is trained on."
-            cure = f"Choose another data.cache_dir, or: chmod -R go-w {folders[0]}"
+            cure = "Choose another data.cache_dir."
+            if "written to by others" in reason:
+                cure += f" Or: chmod -R go-w {folders[0]}"
             raise InputError(Problem(str(folder), "data.cache_dir", message, cure))
 
 

@@ -8,6 +8,7 @@ import gzip
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ Line = tuple[int, str]
 """Number, from 1, and text without its end."""
 
 
+class RepeatedKeyError(ValueError):
+    """An object of JSON has a key twice."""
+
+
 def read_jsonl(path: Path) -> Iterator[Row | Problem]:
     """Yield one row per line; blank lines are skipped."""
     for line in _lines(path):
@@ -43,11 +48,9 @@ def read_jsonl(path: Path) -> Iterator[Row | Problem]:
             continue
         place = f"{path}:{number}"
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            yield Problem(place, "", f"not JSON: {error.msg} at column {error.colno}.")
-        except RecursionError:
-            yield Problem(place, "", "JSON that is nested too deeply.")
+            value = _parsed(text)
+        except ValueError as error:
+            yield Problem(place, "", f"{error}.")
         else:
             yield _object(place, value) if _is_text(value, text) else _no_text(place)
 
@@ -65,10 +68,10 @@ def read_json(path: Path) -> Iterator[Row | Problem]:
         yield from read_jsonl(path)
         return
     try:
-        values = json.loads("\n".join(texts))
-    except json.JSONDecodeError as error:
-        place = f"{path}:{error.lineno}"
-        yield BrokenPart(place, "", f"not JSON: {error.msg} at column {error.colno}.")
+        values = _parsed("\n".join(texts))
+    except ValueError as error:
+        line = getattr(error.__cause__, "lineno", 1)
+        yield BrokenPart(f"{path}:{line}", "", f"{error}.")
         return
     for number, value in enumerate(values, start=1):
         place = f"{path}:row {number}"
@@ -109,6 +112,29 @@ def read_lines(path: Path, column: str) -> Iterator[Row | Problem]:
             yield line
         elif line[1].strip():
             yield Row(f"{path}:{line[0]}", {column: line[1]})
+
+
+def _parsed(text: str) -> Any:
+    """Return the value that JSON text is; raise ValueError, whose words are for the user."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+    except RepeatedKeyError:
+        raise
+    except ValueError as error:
+        raise ValueError("a number of thousands of digits") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs: JSON lets a key occur twice, and nobody knows what for."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RepeatedKeyError(f"the key {repeated!r} occurs twice in one object")
+    return found
 
 
 def _object(place: str, value: Any) -> Row | Problem:

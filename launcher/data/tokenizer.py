@@ -15,6 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from launcher.errors import InputError, Problem
 from launcher.files.read import read_text, sha256_of, why_unreadable
+from launcher.recipe.model_folder import require_readable
 from launcher.recipe.schema import ModelSection
 
 
@@ -37,6 +38,8 @@ def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
     """
     path = model.tokenizer or model.path
     key = "model.tokenizer" if model.tokenizer else "model.path"
+    if Path(path).expanduser().is_dir():
+        require_readable(Path(path).expanduser(), path, key)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path,
@@ -47,7 +50,7 @@ def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
             and (model.tokenizer is None or Path(path).expanduser().is_dir()),
             local_files_only=not download,
         )
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+    except Exception as error:  # libraries raise whatever an odd value leads to
         lines = str(error).strip().splitlines() or [type(error).__name__]
         cure = "Name a folder with tokenizer.json and tokenizer_config.json."
         raise InputError(Problem(path, key, f"no usable tokenizer: {lines[0]}", cure)) from error

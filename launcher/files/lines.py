@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from launcher.files.read import Record, opened, parse_json
+from launcher.files.read import OddFileError, Record, opened, parse_json, why_unreadable
 
 LONGEST_BYTES = 1 << 20
 """Of a record: 1 MiB."""
 MOST_BYTES = 1 << 34
-"""Of a file: 16 GiB, which is 40 million steps."""
+"""Of a file: 16 GiB, where a step takes some 400 bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ def read_lines(path: Path) -> Lines:
                 elif line.strip():
                     bad.append(number)
     except FileNotFoundError:
-        return Lines([], (), is_clean=True)
+        return Lines([], (), is_clean=not path.is_symlink())
     except OSError as error:
-        return Lines([], (), is_clean=False, unreadable=error.strerror or str(error))
+        if not isinstance(error, OddFileError | PermissionError) and error.errno != errno.ELOOP:
+            raise  # a failing disk: what is there may be whole
+        return Lines([], (), is_clean=False, unreadable=why_unreadable(error))
     # A file is not appended to by way of a link.
     return Lines(records, tuple(bad), is_clean=not bad and ends_well and not path.is_symlink())
 

@@ -62,7 +62,7 @@ def opened(path: Path, most_bytes: int | None = None) -> Iterator[BufferedReader
         yield file
 
 
-def require_file(path: Path, most_bytes: int) -> None:
+def require_file(path: Path, most_bytes: int | None) -> None:
     """Raise OddFileError unless a library may read what lies there whole."""
     _require_regular(path, path.stat(), most_bytes)
 

@@ -9,12 +9,14 @@ import json
 import os
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO
 
 from launcher.files.observed import announce
 from launcher.files.read import OddFileError
@@ -146,13 +148,13 @@ def flush(path: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Make a folder that must not exist yet, its owner's alone, with its parents."""
+    """Make a folder that must not exist yet, its owner's alone, and what is missing above it."""
     announce("mkdir", folder)
     folder.mkdir(mode=mode, parents=True)
 
 
 def ensure_folder(folder: Path) -> None:
-    """Make a folder, its owner's alone, where there is none yet, with its parents."""
+    """Make a folder, its owner's alone, where there is none yet, and what is missing above it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -166,16 +168,17 @@ def filled_aside(folder: Path) -> Iterator[Path]:
     if folder.is_symlink():
         remove(folder, within=folder.parent)
     ensure_folder(folder)
-    with _fresh_name(folder) as fresh:
-        make_folder(fresh)
-        try:
-            yield fresh
-            for path in sorted(fresh.iterdir()):
-                if (folder / path.name).is_dir():  # somebody's: a file can't take its place
-                    put_aside(folder / path.name)
-                path.replace(folder / path.name)
-        finally:
-            remove(fresh, within=folder.parent)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        yield Path(name)
+        for path in sorted(Path(name).iterdir()):
+            target = folder / path.name
+            if target.is_dir() and not target.is_symlink():
+                # What the last one wrote, or somebody's: a file can't take its place.
+                if path.is_dir():
+                    remove(target, within=folder)
+                else:
+                    put_aside(target)
+            path.replace(target)
 
 
 def link(name: Path, folder: Path) -> None:
@@ -230,11 +233,12 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
+    flush(path.parent)  # it may be new
 
 
-def create_binary(path: Path) -> BinaryIO:
+def create_binary(path: Path) -> BufferedWriter:
     """Open a file that must not exist yet to write bytes to, private to its owner."""
-    return cast("BinaryIO", os.fdopen(_create(path), "wb"))
+    return os.fdopen(_create(path), "wb")
 
 
 def _create(path: Path, mode: int = 0o600) -> int:

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed_config
 
-from launcher.errors import InputError, Problem
+from launcher.errors import InputError, LauncherError, Problem
 from launcher.files.read import read_record
 from launcher.model.embeddings import fit_vocabulary, num_embeddings
 from launcher.model.folder import check_shapes, model_folder, read_headers
@@ -69,9 +69,14 @@ def load_model(
     folder = model_folder(recipe.model.path, recipe.model.revision)
     trusted = recipe.model.trust_remote_code
     config = read_config(folder, labels, tokenizer, trust_remote_code=trusted)
-    outline = skeleton(
-        auto_class, config, code_class(config, auto_class, folder) if trusted else None
-    )
+    try:
+        outline = skeleton(
+            auto_class, config, code_class(config, auto_class, folder) if trusted else None
+        )
+    except LauncherError:
+        raise
+    except Exception as error:
+        raise _unreadable(folder, error) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
     check_shapes(folder, read_headers(folder), shapes, outline.base_model_prefix)
     heads = covering_modules(shapes, matching(shapes, head_patterns)) if labels else []
@@ -123,7 +128,7 @@ def read_config(
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # whatever an odd value leads to
         raise _unreadable(folder, error) from error
     if labels:
         config.num_labels = len(labels)
@@ -147,7 +152,9 @@ def _unreadable(folder: Path, error: Exception) -> InputError:
                 "Read it, then write model.trust_remote_code: true and add --trust-remote-code.",
             )
         )
-    return InputError(Problem(str(path), "model.path", f"can't be read: {error}"))
+    lines = str(error).strip().splitlines() or [""]
+    message = f"makes no model ({type(error).__name__}: {lines[0]})."
+    return InputError(Problem(str(path), "model.path", message, "Correct it, or fetch it again."))
 
 
 def skeleton(

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import InputError, Problem
-from launcher.files.read import read_json, why_unreadable
+from launcher.files.read import read_json, require_file, why_unreadable
 from launcher.recipe.finding import Place
 
+READ_WHOLE = {".json", ".txt", ".model", ".jinja", ".py"}
+MOST_BYTES = 1 << 28
+"""Of a file that is read whole: 256 MiB, eight times the largest tokenizer."""
 # Their positions start after the padding token's index, so 514 rows hold 512 tokens.
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
 
@@ -37,6 +40,7 @@ def read_model_facts(path: str, place: Place) -> ModelFacts | None:
             raise InputError(Problem(where, "model.path", f"no such folder: {path}."))
         return None
     config = _read_config(folder / "config.json", where)
+    require_readable(folder, where, "model.path")
     text = config.get("text_config", config)
     text = text if isinstance(text, dict) else config
     return ModelFacts(
@@ -45,6 +49,30 @@ def read_model_facts(path: str, place: Place) -> ModelFacts | None:
         hidden_size=_integer(text, "hidden_size", "n_embd", "d_model"),
         max_positions=_max_positions(text),
     )
+
+
+def require_readable(folder: Path, place: str, key: str) -> None:
+    """Look at each file of a model folder that libraries read whole, or map into memory.
+
+    Raises:
+        InputError: one is a pipe, a device, a link to nothing, or has gigabytes.
+    """
+    problems = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix in READ_WHOLE or path.suffix == ".safetensors":
+            try:
+                require_file(path, MOST_BYTES if path.suffix in READ_WHOLE else None)
+            except OSError as error:
+                problems.append(
+                    Problem(
+                        place,
+                        key,
+                        f"{path} {why_unreadable(error)}.",
+                        "Remove it, or put the file back.",
+                    )
+                )
+    if problems:
+        raise InputError(problems)
 
 
 def _max_positions(config: dict[str, Any]) -> int | None:

@@ -21,16 +21,15 @@ SLURM_CONSTRAINT_PATTERN = r"^[A-Za-z0-9_(\[][A-Za-z0-9_.,:;=&|*()\[\]-]{0,199}$
 
 # Beyond these nothing is meant, and much breaks: generators of random numbers, sleeps, dates.
 MOST_INT = 10**15
-MOST_FLOAT = 1e15
 MOST_SECONDS = 31_536_000  # a year
-MOST_HOURS = 87_600  # ten
-MOSTS = (MOST_INT, MOST_FLOAT, MOST_SECONDS, MOST_HOURS)
+MOST_HOURS = 87_600  # ten years
+MOSTS = (MOST_INT, MOST_SECONDS, MOST_HOURS)
 
 PositiveInt = Annotated[int, Field(ge=1, le=MOST_INT, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MOST_INT, strict=True)]
 Finite = Field(allow_inf_nan=False)
-PositiveFloat = Annotated[float, Field(gt=0, le=MOST_FLOAT, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, le=MOST_FLOAT, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=MOST_HOURS, allow_inf_nan=False)]
 PathText = Annotated[str, Field(pattern=PATH_PATTERN)]
@@ -209,7 +208,7 @@ class DataSection(Section):
 class TrainSection(Section):
     """How the weights move."""
 
-    num_epochs: PositiveFloat | None = None
+    num_epochs: Annotated[float, Field(gt=0, le=MOST_INT, allow_inf_nan=False)] | None = None
     """Passes over the training rows; this or `max_steps`."""
     max_steps: PositiveInt | None = None
     """Optimizer steps; this or `num_epochs`."""

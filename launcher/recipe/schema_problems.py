@@ -66,7 +66,7 @@ def schema_problems(
         most = detail.get("ctx", {}).get("le")
         if detail["type"] == "less_than_equal" and most in MOSTS:
             seen = show(detail.get("input"))
-            problem = replace(problem, message=f"got {seen}, need at most {most:g}.", cure="")
+            problem = replace(problem, message=f"got {seen}, need at most {most:,}.", cure="")
         by_path.setdefault(path, problem)
     # pydantic counts broken items as absent, and reports the list as too short besides.
     above = {path[:depth] for path in by_path for depth in range(len(path))}
@@ -142,7 +142,10 @@ def _cure_for_text(value: str, rule: str) -> str:
         written = _TEXT_FOR_TRUTH.get(value.lower(), value.lower())
         return f"Write {written}." if written in ("true", "false") else ""
     if "integer" in rule or "number" in rule:
-        meant = parse_scalar(value.strip().lstrip("0") or "0")
+        try:
+            meant = parse_scalar(value.strip().lstrip("0") or "0")
+        except ValueError:  # too many digits
+            return ""
         return f"Write {meant}." if isinstance(meant, int | float) else ""
     return ""
 

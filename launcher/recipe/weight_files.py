@@ -5,6 +5,7 @@ The format is 8 bytes of length and a JSON header (https://huggingface.co/docs/s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import InputError, Problem
-from launcher.files.read import Record, opened, parse_json, read_record, why_unreadable
+from launcher.files.read import Record, opened, parse_json, read_json, why_unreadable
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -46,7 +47,12 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.exists():
         return [folder / WEIGHTS] if (folder / WEIGHTS).exists() else []
-    weight_map = read_record(index).record("weight_map")
+    try:
+        weight_map = Record(read_json(index, MAX_HEADER_BYTES)).record("weight_map")
+    except OSError as error:
+        raise _bad(index, f"{why_unreadable(error)}.") from error
+    except (ValueError, TypeError):
+        weight_map = Record()
     names = sorted({str(name) for name in weight_map.values()})
     if not names or not all(isinstance(name, str) for name in weight_map.values()):
         raise _bad(index, "is not an index of safetensors files.", "Fetch it again.")
@@ -72,7 +78,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             start = stream.read(len(LFS_MAGIC))
             stream.seek(0)
             length = int.from_bytes(stream.read(8), "little")
-            size = stream.seek(0, 2)
+            size = stream.seek(0, os.SEEK_END)
             if start == LFS_MAGIC:
                 raise _bad(file, "is a Git LFS pointer, not weights.", "Run `git lfs pull`.")
             if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):

@@ -59,11 +59,14 @@ def hand_over(session: Session, progress: Progress, outcome: str) -> None:
     best_step = progress.stop.best_step
     if recipe.export.weights == "best" and best_step not in (None, report.step):
         message = (
-            f"the export has the weights of step {report.step}: the best, of step {best_step}, were"
-            " not saved."
+            f"the export has the weights of step {report.step}: those of the best step,"
+            f" {best_step}, are not kept."
         )
         session.recorder.event("warning", step=progress.step, message=message)
     fields = report.to_json()
+    for name in report.kept_beside:
+        message = f"{name} has what lay in the export's place and no export has written."
+        session.recorder.event("warning", step=progress.step, message=message)
     session.recorder.event("export", weights=fields.pop("kind"), **fields)
     summary = summarise(session, progress, outcome)
     write_json(run_dir.summary, finite_json(summary))

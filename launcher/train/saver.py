@@ -12,6 +12,7 @@ none of them ever waits for a rank that has given up.
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import threading
 import time
@@ -112,7 +113,7 @@ class Saver:
         self._known = {committed_step}
         """Steps whose checkpoints this launch has written or verified."""
         self._warned: set[str] = set()
-        self._identity = _identity(session.run_dir.root)
+        self._run_folder = session.run_dir.root.stat()
         self._behind = None if session.recipe.checkpoint.asynchronous else False
         """Whether saves are written behind training; None until the first has been looked at."""
 
@@ -261,7 +262,7 @@ class Saver:
         """
         session = self._session
         root = session.run_dir.root
-        is_gone = session.world.is_main_process and _identity(root) != self._identity
+        is_gone = session.world.is_main_process and _is_gone(root, self._run_folder)
         if decided_by_main(int(is_gone), session.device):
             raise TrainingError(
                 f"{root}: the run folder is gone: it was removed or moved while step {step} or one"
@@ -430,12 +431,13 @@ class Saver:
         session.recorder.event("save_failed", step=step, message=message)
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def _is_gone(folder: Path, before: os.stat_result) -> bool:
     try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return not os.path.samestat(folder.stat(), before)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # the disk fails, which the save says
+        return False
 
 
 def _describe(error: Exception, folder: Path) -> str:

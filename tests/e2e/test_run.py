@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from launcher.cluster.restarts import newest_step
-from tests.support.launches import ENDLESS, LAUNCHER, Launch, launch
+from tests.support.launches import DEADLINE_SECONDS, ENDLESS, LAUNCHER, Launch, launch, start
 from tests.support.training import events, records, run_folder, write_recipe
 
 NEEDLESS = {
@@ -116,3 +116,15 @@ def test_accelerate_launch_by_hand(tmp_path: Path, recipe: dict[str, Any]) -> No
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert imported >= {"torch", "transformers", "deepspeed", "launcher.train.run"}
     assert not imported & NEEDLESS
+
+
+def test_two_fresh_runs_at_once_take_a_folder_each(
+    tmp_path: Path, tiny_recipe: Callable[..., dict[str, Any]]
+) -> None:
+    recipe = tiny_recipe(train={"max_steps": 1})
+    path = write_recipe(tmp_path, recipe)
+    both = [start("run", path, "--fresh") for _ in range(2)]
+    ended = [process.communicate(timeout=DEADLINE_SECONDS) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    runs = run_folder(recipe).root.parent
+    assert {path.parent.name for path in runs.glob("*/summary.json")} == {"test", "test-2"}

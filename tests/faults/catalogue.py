@@ -57,7 +57,7 @@ FAULTS = {
             "it is named within the timeout + 5 s, the stacks of the others are dumped, all are"
             " ended at once",
         ),
-        Fault("F10", "a rank is five times slower", "a warning names it; the run goes on"),
+        Fault("F10", "a rank is ten times slower", "a warning names it; the run goes on"),
         Fault(
             "F11",
             "the disk is full in the middle of a save",

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.checkpoint.manifest import read_manifest, write_manifest
-from launcher.errors import EXIT_BAD_INPUT
+from launcher.errors import EXIT_BAD_INPUT, InputError
+from launcher.recipe.resolve import resolve
 from launcher.run_dir import RunDir, step_of
 from tests.faults.attempt import Attempt, attempt
 from tests.faults.places import die_after_save
@@ -28,7 +29,7 @@ from tests.faults.setting import (
 from tests.faults.trial import trials_on
 from tests.support import mutate
 from tests.support.readers import read_all
-from tests.support.training import events, records, run_folder, train
+from tests.support.training import events, records, run_folder, train, write_recipe
 
 CUT = 2 * INTERVAL
 """The checkpoint that the killed run goes on from."""
@@ -138,10 +139,6 @@ def odd_recipe(bench: Bench, setting: Setting, folder: Path) -> str:
 
 def attempt_refused(recipe: dict[str, object], folder: Path) -> str:
     """Return why a launch is refused before any rank starts."""
-    from launcher.errors import InputError
-    from launcher.recipe.resolve import resolve
-    from tests.support.training import write_recipe
-
     try:
         resolve(write_recipe(folder, recipe), processes=2)
     except InputError as error:

@@ -9,8 +9,8 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from tests.support.training import events, records, run_folder
 STRANGER = 12_001
 """A user that nobody is."""
 NUM_STRANGERS = 300
+CROWD = 50
 FIRST_PORT = 23_450
 
 
@@ -40,6 +41,7 @@ def without_readers(bench: Bench, setting: Setting, folder: Path) -> str:
         reading, writing = os.pipe()
         os.close(reading)
         if rank == 0:
+            sys.stdout.reconfigure(line_buffering=True)  # as the terminal of a rank is
             os.dup2(writing, 1)
             os.dup2(writing, 2)
 
@@ -57,14 +59,16 @@ def strangers(bench: Bench, setting: Setting, folder: Path) -> str:
     """F34: one rank on each of two nodes, which meet among strangers."""
     recipe = bench.recipe(folder, setting, cluster={"cpu_ranks": 1})
     ended = threading.Event()
-    crowd = [threading.Thread(target=act, args=(ended,)) for act in (_silent, _rude, _many)]
+    met: list[int] = []
+    """The port of each connection that a stranger got."""
+    crowd = [threading.Thread(target=act, args=(ended, met)) for act in (_silent, _rude, _many)]
     with Nodes(folder, recipe) as nodes:
         nodes.start(0, "--port", str(FIRST_PORT))
         nodes.wait_for(nodes.run_dir.meeting_key.exists)
         for thread in crowd:
             thread.start()
         try:
-            time.sleep(1.0)
+            nodes.wait_for(lambda: len(met) >= CROWD)
             nodes.start(1, "--port", str(FIRST_PORT))
             codes = nodes.end()
         finally:
@@ -81,16 +85,18 @@ def strangers(bench: Bench, setting: Setting, folder: Path) -> str:
     return "met and trained, bitwise the same"
 
 
-def _connections(ended: threading.Event) -> Iterator[socket.socket]:
+def _connections(ended: threading.Event, met: list[int]) -> Iterator[socket.socket]:
     while not ended.wait(0.02):
         for port in range(FIRST_PORT, FIRST_PORT + 8):
             with contextlib.suppress(OSError):
-                yield socket.create_connection(("127.0.0.1", port), timeout=0.2)
+                connection = socket.create_connection(("127.0.0.1", port), timeout=0.2)
+                met.append(port)
+                yield connection
 
 
-def _silent(ended: threading.Event) -> None:
+def _silent(ended: threading.Event, met: list[int]) -> None:
     held = []
-    for connection in _connections(ended):
+    for connection in _connections(ended, met):
         held.append(connection)
         if len(held) > NUM_STRANGERS:
             held.pop(0).close()
@@ -98,17 +104,17 @@ def _silent(ended: threading.Event) -> None:
         connection.close()
 
 
-def _rude(ended: threading.Event) -> None:
+def _rude(ended: threading.Event, met: list[int]) -> None:
     """Garbage, and a reset in place of an end."""
-    for connection in _connections(ended):
+    for connection in _connections(ended, met):
         with contextlib.suppress(OSError):
             connection.sendall(b"\xff" * 4096)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 
 
-def _many(ended: threading.Event) -> None:
-    for connection in _connections(ended):
+def _many(ended: threading.Event, met: list[int]) -> None:
+    for connection in _connections(ended, met):
         connection.close()
 
 

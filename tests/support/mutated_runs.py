@@ -25,14 +25,14 @@ from typing import Any
 import tests.conftest  # noqa: F401 - sets the variables that torch reads when it is imported
 from launcher.run_dir import RunDir
 from tests.faults.__main__ import make_bench
-from tests.faults.attempt import attempt
+from tests.faults.attempt import Attempt, attempt
 from tests.faults.places import die_after_save
 from tests.faults.setting import Bench, Setting, exported
 from tests.support.followed import write_attempt, write_beat, write_cause, write_job
 from tests.support.mutate import mutate
 from tests.support.ranks import start_ranks
 from tests.support.readers import read_all
-from tests.support.training import records, run_folder
+from tests.support.training import events, records, run_folder
 
 SETTING = Setting(2, "full")
 SECONDS = 60.0
@@ -83,14 +83,14 @@ class Mutated:
         write_job(self.run_dir).ended.write_text('{"requeued": true, "checkpoint": 2}\n')
         self.run_dir.timings.write_text(json.dumps({"step_seconds": 0.1, "save_seconds": 0.2}))
 
-    def _resume(self) -> Any:
+    def _resume(self) -> Attempt:
         return attempt(
             self.recipe, self.root, world_size=1, prepares=False, deadline_seconds=SECONDS
         )
 
     def outside(self) -> list[tuple[str, int, int]]:
         """Return name, size and time of all that lies beside the run folder."""
-        own = (self.run_dir.root, self.root / "out")
+        own = (self.run_dir.root, self.root / "out", self.root / "cache" / "digests")
         found = []
         for path in sorted(self.root.rglob("*")):
             if not any(path == one or one in path.parents for one in own):
@@ -122,7 +122,9 @@ class Mutated:
         if resumed.statuses == [0]:
             for key in ("train/loss", "validation/loss"):
                 found, whole = records(self.run_dir, key), records(self.whole, key)
-                if any(found[step] != whole[step] for step in found):
+                resumed_from = events(self.run_dir, "start")[-1]["resumed_from"]
+                later = {step for step in whole if step > resumed_from}
+                if not later <= set(found) or any(found[s] != whole.get(s) for s in found):
                     return f"{key} is {found}, not {whole}"
             if exported(self.run_dir) != exported(self.whole):
                 return "the exported weights are others"

@@ -9,6 +9,7 @@ from launcher.files.read import read_text
 
 # As torch.distributed.elastic prints it, at once and again in a table when it ends:
 # https://docs.pytorch.org/docs/stable/elastic/errors.html
+MOST_BYTES = 1 << 28
 AT_ONCE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: \d+ \(pid: (\d+)\)")
 IN_TABLE = re.compile(r"^  exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)", re.MULTILINE)
 PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use|another process is utilizing it", re.I)
@@ -30,6 +31,6 @@ def ended_pids(launch_log: Path) -> dict[int, int]:
 
 def _read(launch_log: Path) -> str:
     try:
-        return read_text(launch_log, errors="replace")
+        return read_text(launch_log, MOST_BYTES, errors="replace")
     except OSError:
         return ""

@@ -167,4 +167,7 @@ def _size(logs: LogDir, rank: int) -> int:
 
 def _dump(logs: LogDir, rank: int, skipped_bytes: int) -> str:
     path = logs.stacks(rank)
-    return read_bytes(path)[skipped_bytes:].decode(errors="replace") if path.exists() else ""
+    try:
+        return read_bytes(path)[skipped_bytes:].decode(errors="replace")
+    except OSError:
+        return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,6 +116,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row() -> None:
         ("a.jsonl", '{"a": 1}\n{"a": 1,}\n', "a.jsonl:2: not JSON: "),
         ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl:2: a row must be an object, not a list."),
         ("a.jsonl", "[" * 100_000, "a.jsonl:1: JSON that is nested too deeply."),
+        ("a.json", "[" * 100_000, "a.json:1: JSON that is nested too deeply."),
+        ("a.jsonl", '{"a": 1}\n{"a": ' + "9" * 5000 + "}", "a.jsonl:2: a number of thousands of"),
+        (
+            "a.jsonl",
+            '{"a": {"b": 1, "b": 2}}',
+            "a.jsonl:1: the key 'b' occurs twice in one object.",
+        ),
+        ("a.json", '[{"text": 1, "text": 2}]', "a.json:1: the key 'text' occurs twice in one"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl:2: not UTF-8: 0xff at byte 16"),
         ("a.txt", b"\xef\xbb\xbfab\xff\n", "a.txt:1: not UTF-8: 0xff at byte 5 of the file."),
         ("a.txt", b"\xef\xbb\xbfab\nc\0d\n", "a.txt:2: a NUL byte at byte 7 of the file."),
@@ -199,3 +208,20 @@ def test_an_unknown_split_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> 
     write("set/train.jsonl", jsonl())
     with pytest.raises(InputError, match=r"Unknown split"):
         find_parts([Source(path="set", split="dev")], Columns(), "data.train", Path("cache"))
+
+
+@pytest.mark.parametrize("named", ["odd.jsonl", "*.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to nothing", "loop"])
+def test_what_is_no_file_is_refused_and_not_left_out(named: str, kind: str) -> None:
+    """A run without one of the files of its pattern would be another run."""
+    write("a.jsonl", '{"text": "a"}')
+    odd = Path("odd.jsonl")
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to({"device": "/dev/zero", "loop": "odd.jsonl"}.get(kind, "nowhere"))
+    with pytest.raises(InputError) as caught:
+        find_parts([Source(path=named)], Columns(), "data.train", Path("cache"))
+    (problem,) = caught.value.problems
+    assert (problem.place, problem.key) == ("odd.jsonl", "data.train[0].path")
+    assert any(word in problem.message for word in ("not a file", "can't be read"))

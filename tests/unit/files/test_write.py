@@ -117,6 +117,22 @@ def test_a_folder_that_a_library_fills_leads_nowhere(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"mine.json", "folder"}
 
 
+def test_folders_among_the_files_are_replaced_and_others_put_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "config.json").mkdir(parents=True)
+    (folder / "config.json" / "mine").touch()
+    for number in range(2):
+        with filled_aside(folder) as fresh:
+            (fresh / "config.json").write_text(str(number))
+            (fresh / "templates").mkdir()
+            (fresh / "templates" / str(number)).touch()
+    assert (folder / "config.json").read_text() == "1"
+    assert [path.name for path in (folder / "templates").iterdir()] == ["1"]
+    (aside,) = folder.glob("config.json.*")
+    assert (aside / "mine").exists()
+    assert len(list(folder.iterdir())) == 3
+
+
 def test_a_linked_folder_is_replaced_by_one(tmp_path: Path) -> None:
     mine, folder = tmp_path / "mine", tmp_path / "folder"
     mine.mkdir()

@@ -86,6 +86,16 @@ def test_nor_in_a_run_of_another_name(
     }
 
 
+def test_a_users_own_recipe_beside_such_a_copy_is_no_kept_one(resolved: Resolve) -> None:
+    """The names of copies are ordinary ones."""
+    resolved(deepspeed=ZERO2)  # writes recipe.yaml and ds.json
+    Path("deepspeed.json").write_text(json.dumps(ZERO3))
+    assert resolve("recipe.yaml").zero_stage == 2
+    Path("recipe.yaml").rename("resolved.yaml")
+    Path("deepspeed.json").unlink()
+    assert resolve("resolved.yaml").zero_stage == 2
+
+
 def test_the_same_command_takes_the_edited_files_and_their_copies_follow(
     begun: ResolvedRun,
 ) -> None:
