@@ -144,7 +144,13 @@ def removed(bench: Bench, setting: Setting, folder: Path) -> str:
     """F35: the folder is gone; the same command begins the run anew."""
     recipe = bench.recipe(folder, setting)
     run_dir = run_folder(recipe)
-    failed = attempt(recipe, folder, on_rank_0(LATER, lambda: shutil.rmtree(run_dir.root)))
+
+    def take() -> None:
+        # Renamed first: a save that is being written would put files where rmtree has been.
+        run_dir.root.rename(folder / "gone")
+        shutil.rmtree(folder / "gone", ignore_errors=True)
+
+    failed = attempt(recipe, folder, on_rank_0(LATER, take))
     assert failed.statuses[0] == EXIT_FAILED, failed.text
     assert "Traceback" not in failed.text, failed.text
     assert f"{run_dir.root}: the run folder is gone" in failed.text, failed.text
