@@ -13,6 +13,7 @@ import typer
 from launcher import __version__
 from launcher.errors import InputError, LauncherError, Problem, system_errors
 from launcher.escape import for_terminal
+from launcher.streams import open_closed
 
 app = typer.Typer(
     name="launcher",
@@ -301,10 +302,10 @@ def export(
 @app.command()
 def report(run_folder: RunFolder) -> None:
     """Write RUN/report.html: curves, data, throughput and events on one self-contained page."""
+    from launcher.cluster.follow.read import find_run
     from launcher.metrics.report import build_report
-    from launcher.run_dir import RunDir
 
-    typer.echo(for_terminal(str(build_report(RunDir(run_folder)))))
+    typer.echo(for_terminal(str(build_report(find_run(run_folder)))))
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -320,6 +321,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 def main() -> None:
     """Run the command; a mistake of the user ends with its message and exit code, no traceback."""
     try:
+        open_closed()
         _require_text(sys.argv[1:])
         with system_errors():
             app()

@@ -89,6 +89,11 @@ def system_errors() -> Iterator[None]:
     """
     try:
         yield
+    except RuntimeError as error:  # of Path.expanduser
+        if "home directory" not in str(error):
+            raise
+        message = "the home directory that `~` stands for is not known."
+        raise InputError(Problem("a path", "", message, "Write it in full.")) from error
     except OSError as error:
         if error.filename is None or error.errno not in OF_A_PATH:
             raise LauncherError(f"{type(error).__name__}: {error}.") from error

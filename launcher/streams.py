@@ -61,4 +61,18 @@ def lenient(stream: TextIO, on_trouble: Callable[[str], None] | None = None) -> 
 
 def outlive_readers() -> None:
     """Let nothing that this process prints from now on end it."""
+    open_closed()
     sys.stdout, sys.stderr = lenient(sys.stdout), lenient(sys.stderr)
+
+
+def open_closed() -> None:
+    """Give this process standard streams that lead nowhere where it was started without (`>&-`).
+
+    Python has None there, and the next file that is opened would get their number.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w"))

@@ -29,7 +29,7 @@ from transformers.integrations import deepspeed
 
 from launcher.errors import LauncherError, TrainingError
 from launcher.files.read import read_bytes, read_json
-from launcher.files.write import NewFile, filled_aside, replace_text
+from launcher.files.write import filled_aside, replace_bytes, replace_text
 from launcher.recipe.model_folder import require_readable
 from launcher.recipe.schema import LoraMethod, Recipe
 from launcher.run_dir import RunDir
@@ -186,9 +186,8 @@ def save_companions(description: Description, run_dir: RunDir, folder: Path) -> 
     description.tokenizer.save_pretrained(folder)
     source = run_dir.model
     for code in source.glob("*.py"):
-        with NewFile(folder / code.name, 0o666) as file:  # as bytes: its encoding is its own
-            file.write(read_bytes(code))
-            file.finish()
+        # As bytes: its encoding is its own.
+        replace_bytes(folder / code.name, read_bytes(code), mode=0o666)
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
 

@@ -13,7 +13,7 @@ from typing import Any
 from launcher import __version__
 from launcher.files.read import read_json, sha256_of
 from launcher.files.write import FileRecord, write_json
-from launcher.run_dir import MANIFEST
+from launcher.run_dir import MANIFEST, step_of
 
 PROBE = "probe.safetensors"
 FORMAT = 2
@@ -110,6 +110,8 @@ def why_incomplete(folder: Path) -> str | None:
         return NEVER_COMMITTED
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} can't be read ({error})"
+    if folder.name.startswith("step-") and manifest.step != step_of(folder):
+        return f"is the checkpoint of step {manifest.step} under another name"
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():

@@ -54,6 +54,11 @@ def load_tokenizer(model: ModelSection, *, download: bool) -> LoadedTokenizer:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         cure = "Name a folder with tokenizer.json and tokenizer_config.json."
         raise InputError(Problem(path, key, f"no usable tokenizer: {lines[0]}", cure)) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # transformers makes one of special tokens alone where it finds no vocabulary file.
+        message = "the tokenizer knows no word: its vocabulary file is missing."
+        cure = "Name a folder with tokenizer.json and tokenizer_config.json."
+        raise InputError(Problem(path, key, message, cure))
     for how_it_was_loaded in ("local_files_only", "is_local"):
         tokenizer.init_kwargs.pop(how_it_was_loaded, None)  # it would be saved as a trait of it
     if model.chat_template is not None:

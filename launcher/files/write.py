@@ -102,9 +102,14 @@ def replace_text(path: Path, text: str, mode: int = 0o600) -> None:
 
     Not flushed to the disk: for what is of use only while its writer lives.
     """
+    replace_bytes(path, text.encode(), mode)
+
+
+def replace_bytes(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` in place of a file, as `replace_text` does."""
     with _fresh_name(path) as temporary:
         with os.fdopen(_create(temporary, mode), "wb") as file:
-            file.write(text.encode())
+            file.write(data)
         temporary.replace(path)
 
 

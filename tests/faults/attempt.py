@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -44,19 +45,23 @@ def attempt(
     meanwhile: Callable[[list[int]], None] | None = None,
     deadline_seconds: float = 120.0,
     prepares: bool = True,
+    terminal: Callable[[], TextIO] | None = None,
 ) -> Attempt:
-    """Run forked ranks to their end; `meanwhile` gets their process ids while they run."""
+    """Run forked ranks to their end; `meanwhile` gets their process ids while they run.
+
+    `terminal` opens in each rank what it shows progress on; where it is absent, its own output.
+    """
     path = write_recipe(folder, recipe)
     if prepares:
         prepare(path)
-    ranks = start_ranks(world_size, _rank, path, sabotage)
+    ranks = start_ranks(world_size, _rank, path, sabotage, terminal)
     if meanwhile is not None:
         meanwhile(ranks.pids)
     statuses = ranks.wait(deadline_seconds)
     return Attempt(statuses, ranks.output(), run_folder(recipe))
 
 
-def _rank(path: Path, sabotage: Sabotage | None) -> None:
+def _rank(path: Path, sabotage: Sabotage | None, terminal: Callable[[], TextIO] | None) -> None:
     torch.set_num_threads(1)
     from launcher.errors import LauncherError
     from launcher.recipe.resolve import resolve
@@ -69,7 +74,8 @@ def _rank(path: Path, sabotage: Sabotage | None) -> None:
     try:
         if sabotage is not None:
             sabotage(world.rank)
-        run_rank(resolve(path, processes=world.world_size), world, watch=watch)
+        shown = terminal() if terminal is not None else sys.stdout
+        run_rank(resolve(path, processes=world.world_size), world, shown, watch=watch)
     except LauncherError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         os._exit(error.exit_code)

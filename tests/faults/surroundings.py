@@ -9,10 +9,10 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -37,16 +37,13 @@ FIRST_PORT = 23_450
 def without_readers(bench: Bench, setting: Setting, folder: Path) -> str:
     """F29: as behind a dead `tee`."""
 
-    def close(rank: int) -> None:
+    def broken() -> TextIO:
         reading, writing = os.pipe()
         os.close(reading)
-        if rank == 0:
-            sys.stdout.reconfigure(line_buffering=True)  # as the terminal of a rank is
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
+        return os.fdopen(writing, "w", buffering=1)  # of lines, as the terminal of a rank is
 
     recipe = bench.recipe(folder, setting)
-    done = attempt(recipe, folder, close)
+    done = attempt(recipe, folder, terminal=broken)
     assert done.statuses == [0, 0], done.text
     run_dir = run_folder(recipe)
     told = [event["message"] for event in events(run_dir, "warning")]

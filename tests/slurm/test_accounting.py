@@ -151,7 +151,9 @@ def test_what_the_user_may_not_have_is_refused_before_anything_is_written(
 def test_jobs_that_only_the_accounting_knows(slurm: SlurmCluster) -> None:
     late = slurm.sbatch("sleep 600", *QUIET)
     slurm.wait_for_state(late, "RUNNING")
-    slurm.run("scontrol", "update", f"JobId={late}", "EndTime=now")  # a limit is minutes long
+    slurm.run(
+        "scontrol", "update", f"JobId={late}", "EndTime=now+3seconds"
+    )  # a limit is minutes long
     failed_later = slurm.sbatch("exit 3", f"--dependency=afternotok:{late}", *QUIET)
     good = slurm.sbatch("true", "--nodes=2", *QUIET)
     failed = slurm.sbatch("exit 3", *QUIET)

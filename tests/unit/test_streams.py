@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,16 @@ def test_what_a_terminal_cannot_show_is_escaped(encoding: str, shown: bytes) -> 
     stream.write("café …\n")
     stream.flush()
     assert buffer.getvalue() == shown
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_commands_work_with_closed_streams(closed: str, tmp_path: Path) -> None:
+    """No file that is opened later gets the number of a standard stream."""
+    code = (
+        "import sys; from launcher.streams import outlive_readers; outlive_readers();"
+        f"file = open({str(tmp_path / 'data')!r}, 'w'); assert file.fileno() > 2;"
+        "print('x'); print('y', file=sys.stderr); sys.stdout.flush()"
+    )
+    command = ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (tmp_path / "data").read_text() == ""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from launcher.cluster.slurm.options import SHARED, Wanted
 from launcher.cluster.slurm.quoting import as_file_name_pattern, for_bash, for_sbatch
@@ -124,13 +125,14 @@ def render(template: Path, **values: Any) -> str:
     Raises:
         InputError: the template is a user's own and doesn't fit.
     """
-    environment = Environment(
+    # A site's template may be anybody's: it gets its values, and no way to Python.
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"sh": for_bash, "sbatch": for_sbatch}
     try:
         return environment.from_string(read_text(template)).render(values)
-    except (TemplateError, OSError, UnicodeDecodeError) as error:
+    except Exception as error:  # a template can divide by zero, or recurse
         line = getattr(error, "lineno", None)
         place = f"{template}:{line}" if line else str(template)
         raise InputError(

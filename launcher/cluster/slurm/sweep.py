@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ def tasks_of(sweeps: Sequence[str]) -> list[Task]:
     doubled = {key for key in keys if keys.count(key) > 1}
     if doubled:
         raise InputError(_problem(f"{doubled.pop()} is given twice.", "Give its values at once."))
-    combinations = list(itertools.product(*(values for _, values in axes)))
-    if len(combinations) > MAX_TASKS:
-        message = f"{len(combinations)} combinations; a job array has {MAX_TASKS} at most."
+    count = math.prod(len(values) for _, values in axes)
+    if count > MAX_TASKS:
+        message = f"{count} combinations; a job array has {MAX_TASKS} at most."
         raise InputError(_problem(message))
+    combinations = itertools.product(*(values for _, values in axes))
     tasks = [_task(keys, values) for values in combinations]
     if len({task.suffix for task in tasks}) < len(
         tasks

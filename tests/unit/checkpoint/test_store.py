@@ -195,3 +195,11 @@ def test_what_no_save_has_made_is_put_aside(run_dir: RunDir, tmp_path: Path, kin
     assert aside.name.startswith("step-000001-")
     if kind == "link":
         assert list(elsewhere.iterdir())
+
+
+def test_a_checkpoint_under_another_name_is_not_taken_for_a_newer_one(run_dir: RunDir) -> None:
+    old, new = save(run_dir, 1), save(run_dir, 2)
+    old.rename(run_dir.checkpoint(9))
+    assert store.newest_verified(run_dir) == new
+    _, passed_over = store.find_newest(run_dir)
+    assert [bad.reason for bad in passed_over] == ["is the checkpoint of step 1 under another name"]

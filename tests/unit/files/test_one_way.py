@@ -21,6 +21,7 @@ OF_OS = OF_PATHS | {"makedirs", "remove", "removedirs", "replace", "symlink", "t
 OF_SHUTIL = {"copy", "copy2", "copyfile", "copytree", "move", "rmtree"}
 ALLOWED = {
     "os.open(os.devnull, os.O_WRONLY)": "a device of the system's",
+    "os.open(os.devnull, os.O_RDWR)": "a device of the system's",
     "gzip.open(file, 'rb')": "a file that the files room has opened",
     "run_dir.root.chmod(448)": "makes the folder private that was just made, or looked at",
 }

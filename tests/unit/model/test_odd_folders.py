@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def test_odd_tokenizers_are_refused(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
     with contextlib.suppress(InputError):  # anything else is a traceback
         load_tokenizer(ModelSection(path=str(folder), task="causal-lm"), download=False)
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(minilm_dir: Path, tmp_path: Path) -> None:
+    """transformers would make one to which each word is unknown."""
+    for path in minilm_dir.iterdir():
+        if path.suffix == ".json" and path.name != "tokenizer.json":
+            shutil.copy(path, tmp_path)
+    with pytest.raises(InputError, match=r"vocabulary file is missing|no usable tokenizer"):
+        load_tokenizer(ModelSection(path=str(tmp_path), task="causal-lm"), download=False)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "model.safetensors"])

@@ -84,7 +84,12 @@ def test_the_job_that_prepares_asks_for_no_gpu(wanted: MakeWanted) -> None:
 
 @pytest.mark.parametrize(
     ("template", "words"),
-    [("{{ partition_name }}", "'partition_name' is undefined"), ("\n{% for %}", "my.sbatch:2: ")],
+    [
+        ("{{ partition_name }}", "'partition_name' is undefined"),
+        ("\n{% for %}", "my.sbatch:2: "),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ cycler.__init__.__globals__.os.system('touch made') }}", "is unsafe"),
+    ],
 )
 def test_a_template_that_does_not_fit(
     wanted: MakeWanted, tmp_path: Path, template: str, words: str

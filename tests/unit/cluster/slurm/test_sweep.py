@@ -62,3 +62,10 @@ def test_what_is_no_sweep(sweep: str, words: str) -> None:
 def test_a_key_twice() -> None:
     with pytest.raises(InputError, match=r"run\.seed is given twice"):
         tasks_of(("run.seed=1,2", "run.seed=3,4"))
+
+
+def test_millions_of_combinations_are_refused_before_they_are_made() -> None:
+    values = ",".join(map(str, range(2000)))
+    sweeps = [f"train.{key}={values}" for key in ("max_steps", "warmup_steps", "eps")]
+    with pytest.raises(InputError, match=f"{2000**3} combinations"):
+        tasks_of(sweeps)
