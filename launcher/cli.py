@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -52,6 +54,11 @@ TrustRemoteCode = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/support-bot.")]
+
+
+def show(text: str) -> None:
+    """Print what may hold text from outside: names, labels, what libraries said."""
+    typer.echo(for_terminal(text))
 
 
 @app.callback(invoke_without_command=True)
@@ -226,7 +233,7 @@ def stop(
     """Stop a run: it saves and exits 75, or leaves the queue; the same command resumes it."""
     from launcher.cluster.stop import ask_to_stop
 
-    typer.echo(ask_to_stop(run_folder, now=now))
+    show(ask_to_stop(run_folder, now=now))
 
 
 @app.command()
@@ -257,7 +264,7 @@ def logs(
     from launcher.cluster.follow.logs import show_logs
     from launcher.cluster.follow.read import find_run
 
-    show_logs(find_run(run_folder), typer.echo, rank=rank, attempt=attempt, follow=follow)
+    show_logs(find_run(run_folder), show, rank=rank, attempt=attempt, follow=follow)
 
 
 @app.command()
@@ -267,7 +274,7 @@ def runs(
     """List all runs of a folder: state, step, best, last update, job, hours."""
     from launcher.cluster.follow.runs import list_runs
 
-    typer.echo(list_runs(folder))
+    show(list_runs(folder))
 
 
 @app.command()
@@ -305,7 +312,7 @@ def report(run_folder: RunFolder) -> None:
     from launcher.cluster.follow.read import find_run
     from launcher.metrics.report import build_report
 
-    typer.echo(for_terminal(str(build_report(find_run(run_folder)))))
+    show(str(build_report(find_run(run_folder))))
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -322,11 +329,15 @@ def main() -> None:
     """Run the command; a mistake of the user ends with its message and exit code, no traceback."""
     try:
         open_closed()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # PYTHONIOENCODING=ascii
         _require_text(sys.argv[1:])
         with system_errors():
             app()
     except LauncherError as error:
-        print(for_terminal(str(error)), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk behind it changes no exit code
+            print(for_terminal(str(error)), file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 

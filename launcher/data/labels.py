@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,10 +19,13 @@ def name_of(value: Any) -> str:
     raise RowError(f"the label is {kind_of(value)}, need a class name or an integer.")
 
 
+INTEGER = re.compile("-?[0-9]{1,18}")
+
+
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
     """Order class names: by number if all are integers (2 before 10), else by text."""
     distinct = set(names)
-    if all(name.lstrip("-").isdecimal() for name in distinct):
+    if all(INTEGER.fullmatch(name) for name in distinct):
         return tuple(sorted(distinct, key=int))
     return tuple(sorted(distinct))
 

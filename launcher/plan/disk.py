@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import InputError, Problem
-from launcher.files.read import real
+from launcher.files.read import Record, real
 from launcher.plan.rows import training_rows
 from launcher.plan.shapes import Shapes, Trainable, count_trainable, read_shapes
 from launcher.recipe.check import Facts, has_validation
@@ -107,9 +107,9 @@ def _new_parameters(recipe: Recipe, model: ModelFacts, counted: Trainable) -> in
 
 
 def _probe_bytes(recipe: Recipe, model: ModelFacts) -> int:
-    inner = model.config.get("text_config")
-    vocabulary = (inner if isinstance(inner, dict) else model.config).get("vocab_size") or 0
-    answers = int(vocabulary) * _PROBE_TOKENS if recipe.model.task == "causal-lm" else 0
+    config = Record(model.config)
+    vocabulary = (config.record("text_config") or config).integer("vocab_size") or 0
+    answers = vocabulary * _PROBE_TOKENS if recipe.model.task == "causal-lm" else 0
     return 4 * answers + 2 * 8 * _PROBE_TOKENS
 
 

@@ -90,7 +90,7 @@ def _trainable(resolved: ResolvedRun) -> str:
     if resolved.recipe.method.type in ("lora", "qlora"):
         whole += counted.num_trainable
     head = " and a new head" if counted.new_head else ""
-    share = 100 * counted.num_trainable / whole
+    share = 100 * counted.num_trainable / max(1, whole)
     return f"{counted.num_trainable:,} of {whole:,} parameters ({share:.2f} %){head}"
 
 

@@ -78,7 +78,7 @@ def require_readable(folder: Path, place: str, key: str) -> None:
 def _max_positions(config: dict[str, Any]) -> int | None:
     positions = _integer(config, "max_position_embeddings", "n_positions")
     if positions is not None and config.get("model_type") in _PADDED_POSITIONS:
-        return positions - 1 - int(config.get("pad_token_id") or 0)
+        return positions - 1 - (_integer(config, "pad_token_id") or 0)
     return positions
 
 

@@ -13,6 +13,8 @@ from launcher.data.rows import RowError
 def test_integers_sort_by_value_and_names_by_text() -> None:
     assert sorted_names(["10", "2", "2", "-1"]) == ("-1", "2", "10")
     assert sorted_names(["b", "10", "a", "2"]) == ("10", "2", "a", "b")
+    assert sorted_names(["--1", "2"]) == ("--1", "2")
+    assert sorted_names(["9" * 5000, "2"]) == ("2", "9" * 5000)
 
 
 def test_a_name_and_the_integer_it_spells_are_one_class() -> None:

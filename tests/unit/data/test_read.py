@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row() -> None:
     ]
 
 
+def in_parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
+def twice_named() -> bytes:
+    return in_parquet(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]))
+
+
+def too_late() -> bytes:
+    """A day that Python's calendar doesn't have."""
+    days = pa.array([2**31 - 1], pa.int32()).cast(pa.date32())
+    return in_parquet(pa.Table.from_arrays([pa.array(["a"]), days], ["text", "day"]))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -139,6 +156,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row() -> None:
         ("a.csv", 'text\n"open\n', "not CSV: unexpected end of data."),
         ("a.csv", b"text\nok\n\xe9\n", "a.csv:3: not UTF-8: 0xe9 at byte 8 of the file."),
         ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json:2: not JSON: Expecting ':' delimiter"),
+        ("a.parquet", twice_named(), "a.parquet: column names occur twice: text."),
+        ("a.parquet", too_late(), "a.parquet: not a readable Parquet file: "),
         ("a.parquet", b"PAR1 but no footer", "a.parquet: not a readable Parquet file: "),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\n", "a pointer of git-lfs"),
     ],
