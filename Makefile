@@ -6,7 +6,7 @@
 #   make format       mend what check finds, where ruff can
 #   make test-all     make test, all Slurm tests and a sample of the faults: 20 minutes
 #   make faults       inject every fault there is a promise for (some: FAULTS="F1 F3"): an hour
-#   make mutations    break the product by one line, twelve times, see the tests fail: 12 minutes
+#   make mutations    break the product by one line, twelve times, see the tests fail: 15 minutes
 #   make fuzz         2,000 mutated inputs and run folders (fewer: MUTATIONS=100): an hour
 #   make assets       make the quickstart's models and data
 #   make install      make .venv and install into it
